@@ -1,0 +1,34 @@
+"""Crossfade: fine-tune pretrained audio, image and video models on the clips you have, alone or fused; judge them honestly; ship them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+# name -> module that has it; nothing heavy is imported before it is used
+PUBLIC = {
+    "Clip": "crossfade.clip",
+    "Corpus": "crossfade.clip",
+    "Spec": "crossfade.clip",
+    "Tokens": "crossfade.clip",
+    "UserError": "crossfade.clip",
+    "Recipe": "crossfade.recipe",
+    "load": "crossfade.recipe",
+    "train": "crossfade.run",
+    "resume": "crossfade.run",
+    "evaluate": "crossfade.run",
+    "predict": "crossfade.run",
+    "compare": "crossfade.run",
+    "check": "crossfade.run",
+    "Fused": "crossfade.models.model",
+    "Predictions": "crossfade.evaluation.predictions",
+}
+__all__ = [*PUBLIC, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'crossfade' has no attribute {name!r}")
+    return getattr(importlib.import_module(PUBLIC[name]), name)

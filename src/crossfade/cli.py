@@ -1,0 +1,227 @@
+"""Arguments to verbs, and nothing else. Every import that costs time lies inside the verb that needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from crossfade.clip import UserError
+
+app = typer.Typer(
+    help="Fine-tune pretrained audio, image and video models on the clips you have, alone or fused; judge them honestly; ship them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+show = typer.Typer(help="What there is: recipes, models, or one finished run.", no_args_is_help=True)
+app.add_typer(show, name="show")
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
+Data = Annotated[Path | None, typer.Option("--data", help="A folder, or a CSV with one clip a row, in place of the recipe's corpus.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as data.batch=32 or phases.unfreeze.epochs=10.")]
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe's name (see `crossfade show recipes`) or a YAML file.")] = None,
+    overrides: Overrides = None,
+    data: Data = None,
+    target: Annotated[str | None, typer.Option(help="The label to learn, in place of the recipe's own.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/RECIPE.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run after a stop, a kill or a crash.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a recipe; the run folder is the bundle."""
+    if (recipe is None) == (resume is None):
+        raise UserError("train: give a recipe, or --resume RUN")
+    if resume and (overrides or data or target or out):
+        raise UserError("train --resume RUN takes nothing else: the run goes on as it began")
+    from crossfade import recipe as recipes
+    from crossfade import run
+    from crossfade.screen import Terminal
+    from crossfade.training.loop import Interrupted
+
+    screen = Terminal(quiet=as_json)
+    folder = resume or out or run.next_folder(Path(str(recipe)).stem)
+    try:
+        if resume:
+            metrics = run.resume(folder, screen=screen)
+        else:
+            metrics = run.train(recipes.load(str(recipe), overrides or [], corpus=data, target=target), folder, screen=screen)
+    except Interrupted as stopped:
+        print(f"stopped; go on with: crossfade train --resume {folder}", file=sys.stderr)
+        raise typer.Exit(128 + stopped.signal) from None
+    if metrics:
+        _print_metrics(metrics, folder, as_json)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A finished run.")],
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="train, val or test of the run's own corpus.")] = "test",
+    data: Data = None,
+    out: Annotated[Path | None, typer.Option(help="Write the predictions to this CSV.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge a run: on its own test clips, or on all of another corpus; `data.…` overrides change how it is fed."""
+    from crossfade import run as verbs
+    from crossfade.screen import Terminal
+
+    if split not in ("train", "val", "test"):
+        raise UserError(f"--split: found {split!r}; one of train, val, test")
+    metrics, table = verbs.evaluate(run, split=split, corpus=data, overrides=overrides or [], screen=Terminal(quiet=as_json))
+    if out:
+        table.write(out)
+    _print_metrics(metrics, None, as_json)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="A finished run.")],
+    inputs: Annotated[list[Path], typer.Argument(help="Files, folders, or a CSV with media columns.")],
+    out: Annotated[Path | None, typer.Option(help="Write the table to this file instead of standard output.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of CSV.")] = False,
+) -> None:
+    """Classify files, any subset of the streams; unreadable ones are reported and the rest are done."""
+    from crossfade import run as verbs
+    from crossfade.screen import Terminal
+
+    rows = list(verbs.predict(run, inputs, screen=Terminal(quiet=as_json)))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) if as_json else _csv(rows)
+    if out:
+        out.write_text(text, encoding="utf-8")
+    else:
+        sys.stdout.write(text)
+    if all("error" in row for row in rows):
+        raise UserError("none of these clips could be read")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more finished runs, or predictions.csv files.")],
+    metric: Annotated[str, typer.Option(help="accuracy, balanced_accuracy, macro_f1, nll or ece.")] = "macro_f1",
+    split: Annotated[str, typer.Option(help="val or test.")] = "test",
+    report: Annotated[Path | None, typer.Option(help="Write the comparison as an HTML page.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Paired comparison on the clips that all the runs saw, with intervals over groups."""
+    from dataclasses import asdict
+
+    from crossfade import run as verbs
+
+    if len(runs) < 2:
+        raise UserError("compare: give two runs or more")
+    table = verbs.compare(runs, metric=metric, split=split, report=report)
+    if as_json:
+        print(json.dumps(asdict(table), ensure_ascii=False))
+        return
+    from crossfade.screen import print_comparison
+
+    print_comparison(table)
+    if report:
+        print(f"report: {report}")
+
+
+@app.command()
+def check(
+    data: Annotated[Path | None, typer.Argument(help="A folder or a CSV.")] = None,
+    overrides: Overrides = None,
+    recipe: Annotated[str | None, typer.Option(help="Read it as this recipe would.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What is in a corpus, and what of it would bias a result (exit code 1)."""
+    from crossfade import run as verbs
+    from crossfade.screen import Terminal
+
+    findings = verbs.check(data, recipe, overrides or [], screen=Terminal(quiet=as_json))
+    print(json.dumps(findings.to_json(), ensure_ascii=False) if as_json else "\n".join(findings.lines()))
+    if findings.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option(help="Where the clips and the runs go.")] = Path("demo"), as_json: Json = False) -> None:
+    """Make a small corpus, train sound, picture and their fusion, compare them: everything offline."""
+    from crossfade import demo as verbs
+    from crossfade.screen import Terminal, print_comparison
+
+    table, report = verbs.demo(out, screen=Terminal(quiet=as_json))
+    if as_json:
+        print(json.dumps({"scores": {score.name: score.value for score in table.scores}, "report": str(report)}))
+        return
+    print_comparison(table)
+    print(f"report: {report}")
+
+
+@show.command("recipes")
+def show_recipes(as_json: Json = False) -> None:
+    """The recipes that come with the package."""
+    from crossfade import shelf
+
+    rows = shelf.recipe_rows()
+    print(json.dumps(rows, ensure_ascii=False) if as_json else shelf.as_lines(rows))
+
+
+@show.command("recipe")
+def show_recipe(name: str, overrides: Overrides = None, data: Data = None) -> None:
+    """One recipe, resolved: every key and every default written out."""
+    from crossfade import recipe as recipes
+
+    sys.stdout.write(recipes.load(name, overrides or [], corpus=data).yaml())
+
+
+@show.command("models")
+def show_models(as_json: Json = False) -> None:
+    """Encoders, mixers, mergers and heads, with their parameters and options."""
+    from crossfade import shelf
+
+    rows = shelf.model_rows()
+    print(json.dumps(rows, ensure_ascii=False) if as_json else shelf.as_lines(rows))
+
+
+@show.command("run")
+def show_run(run: Path, as_json: Json = False) -> None:
+    """A finished run: what it is, how good it was."""
+    from crossfade.deploy import bundle as bundles
+
+    _print_metrics(bundles.read_json(run / bundles.METRICS), run, as_json)
+
+
+def _print_metrics(metrics: dict[str, Any], folder: Path | None, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"run": str(folder), **metrics} if folder else metrics, ensure_ascii=False))
+        return
+    from crossfade.screen import print_metrics
+
+    print_metrics(metrics)
+    if folder and (folder / "report.html").is_file():
+        print(f"report: {folder / 'report.html'}")
+
+
+def _csv(rows: list[dict[str, Any]]) -> str:
+    import csv
+    import io
+
+    columns = list(dict.fromkeys(column for row in sorted(rows, key=lambda row: "error" in row) for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def main() -> None:
+    """The console command: one line and exit code 2 for bad input, 130 when interrupted."""
+    try:
+        app()
+    except UserError as error:
+        print(f"crossfade: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("crossfade: interrupted", file=sys.stderr)
+        sys.exit(130)

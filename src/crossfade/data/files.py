@@ -1,0 +1,302 @@
+"""Corpora that files describe: a CSV manifest with one clip a row, or a tree of folders named after classes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from crossfade.clip import Clip, Corpus, UserError
+
+AUDIO = ".wav .flac .ogg .oga .opus .mp3 .m4a .aac .wma .aif .aiff .aifc .au .caf .amr .w64"
+VIDEO = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .m2v .ts .mts .wmv .flv .3gp .ogv"
+IMAGE = ".jpg .jpeg .png .bmp .webp .tif .tiff .gif .pgm .ppm"
+MEDIUM_OF = {extension: medium for medium, names in {"audio": AUDIO, "video": VIDEO, "image": IMAGE}.items() for extension in names.split()}
+
+MEDIA = ("audio", "video", "image")
+RESERVED = (*MEDIA, "id", "group", "domain", "split", "start", "end")
+DELIMITERS = (",", ";", "\t")
+SPLIT_NAMES = {
+    "": "",
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+
+class Row(NamedTuple):
+    """One row of a table: the line of the file it ends on (1 = the header) and its cells by column."""
+
+    line: int
+    cells: dict[str, str]
+
+
+def manifest(*, path: Path, targets: list[str] | None = None, media: list[str] | None = None, root: Path | None = None) -> Corpus:
+    """A UTF-8 CSV with one clip a row; delimiter `,` `;` or tab; BOM and Windows line ends are fine.
+
+    Columns `audio`, `video`, `image`: files relative to `root` (default: the folder of the CSV); at least one is needed, and
+    `media` keeps some of them. Optional: `id`; `group`, which a split never cuts (empty or no column: the clip's own file);
+    `domain`; `split` (train, val, test); `start` and `end` in seconds. Every other column is a label column, or those that
+    `targets` names; an empty label is unknown. Classes are sorted, by value where all are whole numbers. Files that are not
+    there are in `skipped`, as is a note where clips have no group. Raises UserError, with the row where there is one.
+    """
+    path = Path(path)
+    columns, rows = _table(path)
+    kinds = _chosen(path, "media", media, [name for name in MEDIA if name in columns])
+    labels = _chosen(path, "targets", targets, [name for name in columns if name not in RESERVED])
+    if not kinds:
+        raise UserError(f"{path}: no media column among {', '.join(columns)}; name one audio, video or image")
+    base = Path(root) if root is not None else path.parent
+    found = [(row, _found(row, kinds, base)) for row in rows]
+    if not any(files for _, files in found):
+        raise UserError(f"{path}: none of the files of its {len(rows)} rows is there; the first would be {_first_path(rows, kinds, base)}")
+    clips = _unique([(row.line, _clip(path, row, files, labels, base)) for row, files in found if files])
+    return Corpus(clips, classes_of(clips, labels), _missing(found, kinds, base) + _ungrouped(path, rows))
+
+
+def tree(
+    *,
+    root: Path,
+    target: str = "label",
+    levels: Literal["auto", "class", "domain/class"] = "auto",
+    group_pattern: str | None = None,
+) -> Corpus:
+    """Folders named after classes, `class/*`, or after domains and classes, `domain/class/*`; files in them, at any depth.
+
+    `levels` auto takes the one that all files agree on by their depth. Files of one folder that share a stem and differ in
+    medium (`a.wav`, `a.mp4`) are one clip. `group_pattern` is a regular expression searched in the file name, its first group
+    is the clip's group (a speaker, say); without it each clip is its own. Hidden files are passed over, other files that are
+    not media are in `skipped`. Raises UserError.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"tree: root {root} is not a folder")
+    relative = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    relative = [path for path in relative if not any(part.startswith(".") for part in path.parts)]
+    usable = [path for path in relative if path.suffix.lower() in MEDIUM_OF]
+    depth = _depth(root, usable, levels)
+    placed = [path for path in usable if len(path.parts) > depth]
+    clips = [_leaf(root, stem, files, target, depth, group_pattern) for stem, files in _stems(placed)]
+    if not clips:
+        raise UserError(f"tree: no media file in class folders below {root}; expected class/* or domain/class/*")
+    return Corpus(clips, classes_of(clips, [target]), _outside(root, relative, set(placed)))
+
+
+def classes_of(clips: list[Clip], targets: Iterable[str]) -> dict[str, list[str]]:
+    """The classes that occur, sorted; by value where all are whole numbers."""
+    return {target: _sorted({clip.labels[target] for clip in clips if target in clip.labels}) for target in targets}
+
+
+def _sorted(names: set[str]) -> list[str]:
+    numeric = all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names)
+    return sorted(names, key=(lambda name: (int(name), name)) if numeric else None)
+
+
+# ---- the table
+
+
+def _table(path: Path) -> tuple[list[str], list[Row]]:
+    """Column names, and the rows that are not blank."""
+    text = _text(path)
+    delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader(io.StringIO(text), delimiter=mark), [])))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(map(str.strip, cells))]
+    except csv.Error as error:
+        raise UserError(f"{path}: row {reader.line_num}: {error}") from None
+    if len(lines) < 2:
+        raise UserError(f"{path}: no row below the header; expected one clip a row" if lines else f"{path}: the table is empty")
+    columns = _columns(path, lines[0][1])
+    return columns, [Row(line, _cells(path, line, columns, cells)) for line, cells in lines[1:]]
+
+
+def _text(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a CSV file") from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        row = raw[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}: row {row} is not UTF-8 (byte 0x{raw[error.start]:02x}); save the table as UTF-8") from None
+
+
+def _columns(path: Path, header: list[str]) -> list[str]:
+    """Header cells; the reserved names in lower case, trailing empty cells dropped."""
+    columns = [name.lower() if name.lower() in RESERVED else name for name in header]
+    while columns and not columns[-1]:
+        columns.pop()
+    twice = [name for name, n in Counter(columns).items() if n > 1 or not name]
+    if twice:
+        raise UserError(f"{path}: row 1: column {twice[0]!r} is {'there twice' if twice[0] else 'without a name'}")
+    return columns
+
+
+def _cells(path: Path, line: int, columns: list[str], cells: list[str]) -> dict[str, str]:
+    if any(cells[len(columns) :]):
+        raise UserError(f"{path}: row {line} has {len(cells)} cells for {len(columns)} columns; quote a cell that holds the delimiter")
+    return dict(zip(columns, cells + [""] * len(columns), strict=False))
+
+
+def _chosen(path: Path, option: str, asked: list[str] | None, there: list[str]) -> list[str]:
+    """The columns asked for, all by default; UserError with the nearest one where a name is not there."""
+    unknown = [name for name in asked or [] if name not in there]
+    if unknown:
+        near = get_close_matches(unknown[0], there, 1, 0.5)
+        right = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(there) or 'none'}"
+        raise UserError(f"{path}: {option}: no column {unknown[0]!r}; {right}")
+    return list(there if asked is None else asked)
+
+
+# ---- a row
+
+
+def _clip(path: Path, row: Row, files: dict[str, Path], labels: list[str], base: Path) -> Clip:
+    cell = row.cells
+    own = _relative(next(iter(files.values())), base)
+    span = _span(path, row)
+    mark = "" if span == (0.0, None) else f"@{span[0]:g}-" + ("" if span[1] is None else f"{span[1]:g}")
+    return Clip(
+        id=cell.get("id") or own + mark,
+        media=files,
+        labels={name: cell[name] for name in labels if cell[name]},
+        group=cell.get("group") or own,
+        domain=cell.get("domain", ""),
+        span=span,
+        split=_split(path, row),
+    )
+
+
+def _relative(path: Path, base: Path) -> str:
+    return (path.relative_to(base) if path.is_relative_to(base) else path).as_posix()
+
+
+def _span(path: Path, row: Row) -> tuple[float, float | None]:
+    start, end = _seconds(path, row, "start"), _seconds(path, row, "end")
+    if end is not None and end <= (start or 0.0):
+        raise UserError(f"{path}: row {row.line}: end {end:g} is not after start {start or 0:g}")
+    return start or 0.0, end
+
+
+def _seconds(path: Path, row: Row, column: str) -> float | None:
+    cell = row.cells.get(column, "")
+    try:
+        value = float(cell) if cell else None
+    except ValueError:
+        value = math.nan
+    if value is not None and not 0 <= value < math.inf:
+        raise UserError(f"{path}: row {row.line}: {column} {cell!r} is not a time in seconds, 0 or more, as in 1.5")
+    return value
+
+
+def _split(path: Path, row: Row) -> str:
+    cell = row.cells.get("split", "")
+    if cell.lower() not in SPLIT_NAMES:
+        raise UserError(f"{path}: row {row.line}: split {cell!r} is not known; write train, val, test or nothing")
+    return SPLIT_NAMES[cell.lower()]
+
+
+def _path(cell: str, base: Path) -> Path:
+    """A cell as a path below `base`; a backslash is a folder mark where the file is found that way."""
+    path = base / cell
+    turned = base / cell.replace("\\", "/")
+    return turned if not path.is_file() and turned.is_file() else path
+
+
+def _found(row: Row, kinds: list[str], base: Path) -> dict[str, Path]:
+    paths = {kind: _path(row.cells[kind], base) for kind in kinds if row.cells[kind]}
+    return {kind: path for kind, path in paths.items() if path.is_file()}
+
+
+def _first_path(rows: list[Row], kinds: list[str], base: Path) -> str:
+    return next((str(_path(row.cells[kind], base)) for row in rows for kind in kinds if row.cells[kind]), "(every media cell is empty)")
+
+
+def _unique(clips: list[tuple[int, Clip]]) -> list[Clip]:
+    """Clips whose id another clip has too get their row behind it."""
+    times = Counter(clip.id for _, clip in clips)
+    return [clip if times[clip.id] == 1 else _renamed(clip, f"{clip.id}#row{line}") for line, clip in clips]
+
+
+def _renamed(clip: Clip, name: str) -> Clip:
+    return Clip(name, clip.media, clip.labels, clip.group, clip.domain, clip.span, clip.split)
+
+
+def _missing(found: list[tuple[Row, dict[str, Path]]], kinds: list[str], base: Path) -> list[tuple[str, str]]:
+    """The files of the table that are not there, and the rows that name none."""
+    return [entry for row, files in found for entry in _missing_of(row, kinds, base, files)]
+
+
+def _missing_of(row: Row, kinds: list[str], base: Path, files: dict[str, Path]) -> list[tuple[str, str]]:
+    fate = "its clip is kept without" if files else "its clip is left out"
+    named = [kind for kind in kinds if row.cells[kind]]
+    lost = [(str(_path(row.cells[kind], base)), f"row {row.line}: no such file; {fate}") for kind in named if kind not in files]
+    return lost if named else [(f"row {row.line}", f"names no file in {', '.join(kinds)}")]
+
+
+def _ungrouped(path: Path, rows: list[Row]) -> list[tuple[str, str]]:
+    bare = sum(not row.cells.get("group") for row in rows)
+    why = f"note: {bare} of {len(rows)} rows have no group: each file is its own, so one speaker may be on both sides of a split"
+    return [(str(path), why)] if bare else []
+
+
+# ---- a tree
+
+
+def _depth(root: Path, usable: list[Path], levels: str) -> int:
+    """How many folders stand above a file: 1 for class/*, 2 for domain/class/*."""
+    depths = {len(path.parts) - 1 for path in usable} - {0}
+    auto = depths.pop() if len(depths) == 1 else 0
+    depth = {"class": 1, "domain/class": 2, "auto": auto}[levels]
+    if depth not in (1, 2) and usable:
+        raise UserError(f"tree: files below {root} lie at different depths or too deep; say levels: class or levels: domain/class")
+    return depth
+
+
+def _stems(placed: list[Path]) -> list[tuple[str, list[Path]]]:
+    """(clip id, files): the files of a stem together, unless two are of one medium; then each by itself under its full name."""
+    together: dict[str, list[Path]] = defaultdict(list)
+    for path in placed:
+        together[path.with_suffix("").as_posix()].append(path)
+    return [entry for stem, files in together.items() for entry in _apart(stem, files)]
+
+
+def _apart(stem: str, files: list[Path]) -> list[tuple[str, list[Path]]]:
+    media = [MEDIUM_OF[path.suffix.lower()] for path in files]
+    return [(stem, files)] if len(set(media)) == len(media) else [(path.as_posix(), [path]) for path in files]
+
+
+def _leaf(root: Path, name: str, files: list[Path], target: str, depth: int, pattern: str | None) -> Clip:
+    *domain, label = files[0].parts[:depth]
+    media = {MEDIUM_OF[path.suffix.lower()]: root / path for path in files}
+    return Clip(name, media, {target: label}, group=_group(files[0], name, pattern), domain="".join(domain))
+
+
+def _group(path: Path, name: str, pattern: str | None) -> str:
+    """What `pattern` captures in the file name, or the clip itself."""
+    try:
+        found = re.search(pattern, path.name) if pattern else None
+        group = found[1] if found else None
+    except (re.error, IndexError) as error:
+        raise UserError(f"tree: group_pattern {pattern!r}: {error}; expected a regular expression with one (group)") from None
+    if pattern and group is None:
+        raise UserError(f"tree: group_pattern {pattern!r} finds no group in {path.as_posix()}; it must fit every file name")
+    return group or name
+
+
+def _outside(root: Path, relative: list[Path], placed: set[Path]) -> list[tuple[str, str]]:
+    """Files that are no clip, and why."""
+    why = {True: "lies in no class folder", False: "not a media file"}
+    return [(str(root / path), why[path.suffix.lower() in MEDIUM_OF]) for path in relative if path not in placed]

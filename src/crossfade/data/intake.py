@@ -1,0 +1,112 @@
+"""Every clip is decoded once, before training: what cannot be read is found now and listed, not in the middle of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from torch import Generator, Tensor
+
+from crossfade.clip import Clip, Spec, Unreadable
+from crossfade.store import Store, fingerprint, key
+
+THREADS = 4  # decoders release the interpreter lock; two a core hide the disk
+
+
+class Augmentation(Protocol):
+    domain: str
+
+    def __call__(self, x: Tensor, generator: Generator) -> Tensor: ...
+
+
+class Stream(Protocol):
+    """Turns a clip's file into a tensor in two steps, of which the store keeps the first."""
+
+    @property
+    def spec(self) -> Spec: ...
+    @property
+    def reads(self) -> tuple[str, ...]: ...
+    @property
+    def domains(self) -> tuple[str, ...]: ...
+    @property
+    def key(self) -> dict[str, object]: ...
+    def decode(self, clip: Clip) -> np.ndarray: ...
+    def finish(self, decoded: np.ndarray, augmentations=(), generator: Generator | None = None) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Decoded clips from the store, by stream."""
+
+    streams: Mapping[str, Stream]
+    store: Store
+
+    def source(self, clip: Clip, stream: str) -> Path | None:
+        """The file this stream of the clip comes from, or None where the clip has no such medium."""
+        return next((clip.media[kind] for kind in self.streams[stream].reads if kind in clip.media), None)
+
+    def read(self, clip: Clip, stream: str) -> np.ndarray:
+        """The decoded array; raises Unreadable."""
+        path = self.source(clip, stream)
+        if path is None:
+            raise Unreadable(clip.id, f"has no {' or '.join(self.streams[stream].reads)} file")
+        try:
+            name = fingerprint(path)
+        except OSError as error:
+            raise Unreadable(path, error.strerror or "cannot be opened") from None
+        made_by = {"stream": self.streams[stream].key, "span": clip.span}
+        return self.store.get(key(name, made_by), lambda: self.streams[stream].decode(clip))
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What can be used: the clips with at least one readable stream, which streams each has, and what was left out and why."""
+
+    clips: list[Clip]
+    streams: dict[str, tuple[str, ...]]  # clip id -> its streams
+    failed: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
+
+    @property
+    def failed_files(self) -> int:
+        return len({path for path, _ in self.failed})
+
+
+def take_in(clips: list[Clip], reader: Reader, *, advance: Callable[[], None] = lambda: None) -> Intake:
+    """Decode every stream of every clip into the store. `advance` is called once a clip."""
+    usable: list[Clip] = []
+    streams: dict[str, tuple[str, ...]] = {}
+    failed: list[tuple[str, str]] = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for clip, (names, failures) in zip(clips, pool.map(lambda clip: _try(clip, reader), clips), strict=True):
+            failed += failures
+            if names:
+                usable.append(clip)
+                streams[clip.id] = names
+            advance()
+    return Intake(usable, streams, failed)
+
+
+def _try(clip: Clip, reader: Reader) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
+    names, failures = [], []
+    for name in reader.streams:
+        if reader.source(clip, name) is None:
+            continue
+        try:
+            reader.read(clip, name)
+            names.append(name)
+        except Unreadable as error:
+            failures.append((error.path, error.reason))
+    return tuple(names), failures
+
+
+def count_by_streams(streams: Mapping[str, Iterable[str]]) -> dict[str, int]:
+    """How many clips have which set of streams: {"audio+video": 1400, "audio": 40}."""
+    counts: dict[str, int] = {}
+    for names in streams.values():
+        joined = "+".join(names)
+        counts[joined] = counts.get(joined, 0) + 1
+    return counts

@@ -1,0 +1,276 @@
+"""Streams: from a clip to the tensor an encoder takes. `decode` is slow and worth storing, `finish` pads, augments and normalises."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import pad
+
+from crossfade.clip import Clip, Spec, UserError
+from crossfade.data.augment import Augmentation, apply
+from crossfade.data.faces import face_box
+from crossfade.data.media import read_audio, read_frames
+
+VERSION = 1  # raise it whenever decode() returns other numbers than before: it is part of every stored array's key
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """`waveform` with its options checked."""
+
+    rate: int
+    samples: int
+    reads: tuple[str, ...] = ("audio", "video")
+    domains: tuple[str, ...] = ("waveform",)
+
+    @property
+    def spec(self) -> Spec:
+        return Spec((self.samples,), rate=self.rate)
+
+    @property
+    def key(self) -> dict[str, object]:
+        return {"decode": "sound", "version": VERSION, "rate": self.rate, "samples": self.samples}
+
+    def decode(self, clip: Clip) -> np.ndarray:
+        """The first `samples` of the clip's span, float32 (N,), N ≤ samples. Raises Unreadable."""
+        start, end = clip.span
+        stop = start + self.samples / self.rate
+        path = _path(clip, self.reads)
+        return read_audio(path, rate=self.rate, start=start, end=stop if end is None else min(end, stop))[: self.samples]
+
+    def finish(
+        self, decoded: np.ndarray, augmentations: Sequence[Augmentation] = (), generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """float32 (N,) -> (samples,), mask (samples,). Noise goes on the sound alone, so padding stays exactly zero."""
+        sound = apply(augmentations, "waveform", torch.from_numpy(np.array(decoded, dtype=np.float32)), generator)
+        return pad(sound, (0, self.samples - len(sound))), torch.arange(self.samples) < len(sound)
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """`log_mel` with its options checked; `bank` (bins, mels) and `taper` (n_fft,) are made once."""
+
+    sound: Waveform
+    hop: int
+    n_fft: int
+    power: float
+    floor: float
+    log: str
+    bank: Tensor = field(repr=False, compare=False)
+    taper: Tensor = field(repr=False, compare=False)
+    domains: tuple[str, ...] = ("waveform", "spectrogram")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.sound.reads
+
+    @property
+    def spec(self) -> Spec:
+        return Spec((1, self.bank.shape[1], 1 + self.sound.samples // self.hop), rate=self.sound.rate)
+
+    @property
+    def key(self) -> dict[str, object]:
+        return self.sound.key
+
+    def decode(self, clip: Clip) -> np.ndarray:
+        """The same array as `waveform` at this rate and length, so both share what is stored. Raises Unreadable."""
+        return self.sound.decode(clip)
+
+    def finish(
+        self, decoded: np.ndarray, augmentations: Sequence[Augmentation] = (), generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """float32 (N,) -> (1, mels, T), mask (T,): True for columns centred on the sound. Masks fall on those columns alone."""
+        sound, real = self.sound.finish(decoded, augmentations, generator)
+        mel = self.spectrogram(sound)
+        columns = min(int(real.sum()) // self.hop + 1, mel.shape[-1])
+        heard = apply(augmentations, "spectrogram", mel[..., :columns], generator)
+        return torch.cat([heard, mel[..., columns:]], dim=-1), torch.arange(mel.shape[-1]) < columns
+
+    def spectrogram(self, sound: Tensor) -> Tensor:
+        """(samples,) -> (1, mels, 1 + samples // hop), the logarithm taken."""
+        spectrum = torch.stft(
+            sound, self.n_fft, hop_length=self.hop, window=self.taper, center=True, pad_mode="reflect", return_complex=True
+        )
+        return LOGARITHMS[self.log](self.bank.T @ spectrum.abs().pow(self.power), self.floor)[None]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """`frames` with its options checked. `notes` says which clips this process decoded without finding a face."""
+
+    count: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    face: Path | None
+    reads: tuple[str, ...] = ("video",)
+    domains: tuple[str, ...] = ("frames",)
+    notes: dict[str, list[str]] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def spec(self) -> Spec:
+        return Spec((self.count, 3, self.size, self.size), mean=self.mean, std=self.std)
+
+    @property
+    def key(self) -> dict[str, object]:
+        detector = None if self.face is None else _digest(self.face)
+        return {"decode": "frames", "version": VERSION, "count": self.count, "size": self.size, "face": detector}
+
+    def decode(self, clip: Clip) -> np.ndarray:
+        """uint8 (count, 3, size, size): all cropped to one box, or, without a face, all of them whole. Raises Unreadable."""
+        box, (start, end) = self._box(clip), clip.span
+        if self.face is not None and box is None:
+            self.notes.setdefault("no face found, whole picture kept", []).append(clip.id)
+        return read_frames(_path(clip, self.reads), count=self.count, size=self.size, start=start, end=end, box=box)
+
+    def face_found(self, clip: Clip) -> bool:
+        """Whether `decode` crops this clip to a face. Looks again, so it also answers for arrays that come from the store."""
+        return self._box(clip) is not None
+
+    def finish(
+        self, decoded: np.ndarray, augmentations: Sequence[Augmentation] = (), generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """uint8 (count, 3, size, size) -> float32 of the same shape, normalised; mask (count,), all True."""
+        pictures = apply(augmentations, "frames", torch.from_numpy(np.array(decoded)).float() / 255, generator)
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        return (pictures - mean) / std, torch.ones(len(pictures), dtype=torch.bool)
+
+    def _box(self, clip: Clip) -> tuple[float, float, float, float] | None:
+        if self.face is None:
+            return None
+        start, end = clip.span
+        return face_box(_path(clip, self.reads), self.face, count=self.count, start=start, end=end)
+
+
+def waveform(*, rate: int = 16000, seconds: float = 3.0) -> Waveform:
+    """Mono sound at `rate` hertz, (48000,) by default: the first `seconds` of a clip, zeros after its end."""
+    samples = round(rate * seconds)
+    if rate < 1 or samples < 1:
+        raise UserError(f"waveform: rate {rate}, seconds {seconds:g}; both must be positive")
+    return Waveform(rate, samples)
+
+
+def log_mel(
+    *,
+    rate: int = 16000,
+    seconds: float = 3.0,
+    mels: int = 64,
+    n_fft: int = 400,
+    window: int = 400,
+    hop: int = 160,
+    scale: Literal["htk", "slaney"] = "htk",
+    log: Literal["db", "natural"] = "db",
+    low: float = 0.0,
+    high: float | None = None,
+    power: float = 2.0,
+    floor: float | None = None,
+) -> LogMel:
+    """Log-mel spectrogram (1, mels, 1 + samples // hop), (1, 64, 301) by default; zeros are appended before the logarithm.
+
+    Periodic Hann window of `window` samples, centred with reflection at the ends; `power` 2 is energy, 1 magnitude.
+    `scale` htk: triangles of height 1, torchaudio's default; slaney: triangles of equal area, librosa's default. `low`, `high` in
+    hertz (None = rate / 2). `log` db: 10·log10(max(x, floor)), floor 1e-10, no top_db; natural: ln(x + floor), floor 1e-9.
+    """
+    sound, top = waveform(rate=rate, seconds=seconds), rate / 2 if high is None else high
+    if not 0 < window <= n_fft or hop < 1 or mels < 1 or power <= 0:
+        raise UserError(
+            f"log_mel: window {window}, n_fft {n_fft}, hop {hop}, mels {mels}; 0 < window ≤ n_fft, hop ≥ 1 and mels ≥ 1 are needed"
+        )
+    if sound.samples <= n_fft // 2:
+        raise UserError(f"log_mel.seconds: {seconds:g} s are {sound.samples} samples; more than n_fft / 2 = {n_fft // 2} are needed")
+    if not 0 <= low < top <= rate / 2:
+        raise UserError(f"log_mel: low {low:g}, high {top:g} Hz; 0 ≤ low < high ≤ rate / 2 = {rate / 2:g} is needed")
+    if floor is not None and floor <= 0:
+        raise UserError(f"log_mel.floor: {floor:g}; it must be above 0, the logarithm of silence is not finite")
+    bank = mel_bank(rate=rate, n_fft=n_fft, mels=mels, low=low, high=top, scale=scale)
+    left = (n_fft - window) // 2
+    taper = pad(torch.hann_window(window, periodic=True), (left, n_fft - window - left))
+    return LogMel(sound, hop, n_fft, power, FLOORS[log] if floor is None else floor, log, bank, taper)
+
+
+def frames(
+    *,
+    count: int = 8,
+    size: int = 112,
+    mean: tuple[float, ...] = IMAGENET_MEAN,
+    std: tuple[float, ...] = IMAGENET_STD,
+    face: Path | None = None,
+) -> Frames:
+    """`count` pictures of `size` × `size` spread uniformly over a clip, (8, 3, 112, 112) by default, ImageNet statistics.
+
+    `face`: a YuNet detector (.onnx). The box of the first confident face, padded by 30 %, crops every picture of the clip; a clip
+    without a face keeps the whole picture in all of them and is counted.
+    """
+    if count < 1 or size < 1:
+        raise UserError(f"frames: count {count}, size {size}; both must be at least 1")
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise UserError(f"frames: mean {list(mean)}, std {list(std)}; three numbers each (red, green, blue), std above 0")
+    if face is not None and not Path(face).is_file():
+        raise UserError(f"frames.face: {face}: no such file; give a YuNet detector (.onnx), or null for the whole picture")
+    return Frames(count, size, tuple(mean), tuple(std), None if face is None else Path(face))
+
+
+def mel_bank(*, rate: int, n_fft: int, mels: int, low: float, high: float, scale: str) -> Tensor:
+    """Triangular filters (n_fft // 2 + 1, mels) on the HTK or Slaney mel scale (Slaney 1998, Auditory Toolbox); computed in float64."""
+    to_mel, to_hertz, area = SCALES[scale]
+    edges = to_hertz(np.linspace(to_mel(np.array(low)), to_mel(np.array(high)), mels + 2))
+    bins = np.linspace(0, rate / 2, n_fft // 2 + 1)[:, None]
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    triangles = np.maximum(0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
+    return torch.from_numpy(triangles * (2 / (right - left) if area else 1.0)).float()
+
+
+def _htk_mel(hertz: np.ndarray) -> np.ndarray:
+    return 2595 * np.log10(1 + hertz / 700)
+
+
+def _htk_hertz(mel: np.ndarray) -> np.ndarray:
+    return 700 * (10 ** (mel / 2595) - 1)
+
+
+def _slaney_mel(hertz: np.ndarray) -> np.ndarray:
+    """Linear below 1 kHz (15 mel), then 27 mel for a factor of 6.4."""
+    return np.where(hertz < 1000, hertz * 3 / 200, 15 + 27 * np.log(np.maximum(hertz, 1000) / 1000) / math.log(6.4))
+
+
+def _slaney_hertz(mel: np.ndarray) -> np.ndarray:
+    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp(np.maximum(mel - 15, 0) / 27 * math.log(6.4)))
+
+
+def _decibel(x: Tensor, floor: float) -> Tensor:
+    return 10 * x.clamp(min=floor).log10()
+
+
+def _natural(x: Tensor, floor: float) -> Tensor:
+    return (x + floor).log()
+
+
+SCALES: dict[str, tuple[Callable, Callable, bool]] = {
+    "htk": (_htk_mel, _htk_hertz, False),
+    "slaney": (_slaney_mel, _slaney_hertz, True),
+}
+LOGARITHMS: dict[str, Callable[[Tensor, float], Tensor]] = {"db": _decibel, "natural": _natural}
+FLOORS = {"db": 1e-10, "natural": 1e-9}
+
+
+def _path(clip: Clip, reads: tuple[str, ...]) -> Path:
+    """The file of the first kind that the clip has."""
+    for kind in reads:
+        if kind in clip.media:
+            return clip.media[kind]
+    raise UserError(f"clip {clip.id}: has {', '.join(clip.media) or 'no media'}; this stream reads {' or '.join(reads)}")
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

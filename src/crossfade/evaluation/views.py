@@ -1,0 +1,165 @@
+"""From predictions to what a report shows: plain rows and sentences, no HTML."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from crossfade.evaluation import METRICS
+from crossfade.evaluation.figures import percent
+from crossfade.evaluation.predictions import Predictions
+from crossfade.evaluation.scores import tally
+
+MISTAKES = 8  # the most confident wrong clips a report shows
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One metric as a reader wants it: written out, with the interval's ends as 0..1 for the little scale."""
+
+    label: str
+    value: str
+    low: str
+    high: str
+    at: float
+    reach: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """One class: shares 0..1, clips, and the class it is most often taken for."""
+
+    name: str
+    f1: float
+    precision: float
+    recall: float
+    support: int
+    taken_for: str
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One group or domain: clips, how many were right, and its most common mistake."""
+
+    name: str
+    clips: int
+    right: int
+    mistake: str
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.clips
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A clip that was named wrongly, with the probabilities of what was said and of what was true."""
+
+    clip: str
+    group: str
+    true: str
+    said: str
+    sure: float
+    true_share: float
+
+
+def headline(summary: dict, name: str) -> Headline:
+    """A metric of a summary, ready to show."""
+    metric, pair = METRICS[name], summary["intervals"].get(name)
+    low, high = (metric.show(end) for end in pair) if pair else ("", "")
+    return Headline(metric.label, metric.show(summary[name]), low, high, float(summary[name]), tuple(pair) if pair else None)
+
+
+def class_rows(summary: dict) -> list[ClassRow]:
+    """The classes in their own order; those that occur nowhere are left out."""
+    counts, names = np.array(summary["confusion"]), summary["classes"]
+    present = (counts.sum(0) + counts.sum(1)) > 0
+    return [
+        ClassRow(name, row["f1"], row["precision"], row["recall"], row["support"], _taken_for(counts[i], i, names))
+        for i, (name, row) in enumerate(summary["per_class"].items())
+        if present[i]
+    ]
+
+
+def _taken_for(counts: np.ndarray, own: int, names: list[str]) -> str:
+    others = np.where(np.arange(len(counts)) == own, 0, counts)
+    return f"{names[int(others.argmax())]} ({int(others.max())})" if others.max() else ""
+
+
+def group_rows(table: Predictions, column: list[str]) -> list[GroupRow]:
+    """One row a group, worst first; empty when there is but one, or when every clip is a group of its own."""
+    members = _members(column)
+    if not 1 < len(members) < len(table):
+        return []
+    return sorted((_group_row(table, name, rows) for name, rows in members.items()), key=lambda row: (row.accuracy, -row.clips, row.name))
+
+
+def _members(column: list[str]) -> dict[str, list[int]]:
+    members: dict[str, list[int]] = {}
+    for i, name in enumerate(column):
+        members.setdefault(name, []).append(i)
+    return members
+
+
+def _group_row(table: Predictions, name: str, rows: list[int]) -> GroupRow:
+    true, said = table.true[rows], table.predicted[rows]
+    wrong = Counter(zip(true[true != said].tolist(), said[true != said].tolist(), strict=True)).most_common(1)
+    mistake = f"{table.classes[wrong[0][0][0]]} → {table.classes[wrong[0][0][1]]} ({wrong[0][1]})" if wrong else ""
+    return GroupRow(name, len(rows), int((true == said).sum()), mistake)
+
+
+def mistakes(table: Predictions, count: int = MISTAKES) -> list[Mistake]:
+    """The wrong clips the model was surest of, surest first."""
+    wrong = np.flatnonzero(table.predicted != table.true)
+    sure = table.probability.max(1)
+    order = wrong[np.argsort(-sure[wrong], kind="stable")][:count]
+    return [
+        Mistake(
+            table.clip[i],
+            table.group[i],
+            table.classes[table.true[i]],
+            table.classes[table.predicted[i]],
+            float(sure[i]),
+            float(table.probability[i, table.true[i]]),
+        )
+        for i in order
+    ]
+
+
+def bins(table: Predictions) -> np.ndarray:
+    """The confidence bins of a reliability diagram: clips, sum of confidence, clips correct, (3, 15)."""
+    return tally(table.true, table.probability).bins[0]
+
+
+def reading(summary: dict, groups: str) -> list[str]:
+    """What the numbers mean, in sentences a person can repeat. `groups`: the plural word for whose clips these are."""
+    counts, names = np.array(summary["confusion"]), summary["classes"]
+    often = int(counts.sum(1).argmax())
+    said = [
+        f"Of 100 such clips the model names about {100 * summary['accuracy']:.0f} correctly; "
+        f"answering “{names[often]}” every time would get {100 * counts[often].sum() / counts.sum():.0f}."
+    ]
+    pair = summary["intervals"]["accuracy"]
+    if pair:
+        said.append(f"With other {groups} of the same kind, expect between {100 * pair[0]:.0f} and {100 * pair[1]:.0f} of 100.")
+    return said + _hardest(class_rows(summary))
+
+
+def _hardest(rows: Iterable[ClassRow]) -> list[str]:
+    judged = [row for row in rows if row.support]
+    worst = min(judged, key=lambda row: row.f1)
+    if not worst.taken_for:
+        return []
+    taken = worst.taken_for.rsplit(" (", 1)[0]
+    return [f"The hardest class is “{worst.name}” (F1 {worst.f1:.0%}), most often taken for “{taken}”."]
+
+
+def calibration(table: Predictions, error: float) -> str:
+    """Whether the model is as right as it says, in one sentence."""
+    gap = float(table.probability.max(1).mean() - (table.predicted == table.true).mean())
+    kind = "surer than it should be" if gap > 0.02 else "less sure than it could be" if gap < -0.02 else "about as sure as it should be"
+    sure = percent(round(float(table.probability.max(1).mean()), 3))
+    return f"On average the model is {sure} sure; it is {kind}. Expected calibration error {error:.1%} (15 bins, arXiv 1706.04599)."

@@ -1,0 +1,206 @@
+"""A model and clips in, predictions and numbers out: what `train`, `evaluate` and `predict` share."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from crossfade import recipe as recipes
+from crossfade.clip import UNKNOWN, Clip, UserError
+from crossfade.data.intake import Intake, Reader, take_in
+from crossfade.data.loader import Loader, Samples, auto_workers, label_indices
+from crossfade.evaluation import METRICS
+from crossfade.evaluation.metrics import summary
+from crossfade.evaluation.predictions import Predictions, concatenate
+from crossfade.evaluation.report import Example
+
+if TYPE_CHECKING:
+    from crossfade.clip import Named
+    from crossfade.data.loader import View
+    from crossfade.recipe import Recipe
+
+WORST_FRAMES = 4  # of a clip, shown under a mistake
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Everything needed to serve clips to one recipe's model."""
+
+    recipe: Recipe
+    classes: Mapping[str, list[str]]
+    reader: Reader
+    device: torch.device
+
+    def intake(self, clips: list[Clip], advance: Callable[[], None]) -> Intake:
+        return take_in(clips, self.reader, advance=advance)
+
+    def loader(self, clips: list[Clip], intake: Intake, *, view: View | None = None, workers: int = 0, rank: int = 0, world: int = 1) -> Loader:
+        samples = Samples(clips, intake.streams, self.reader, view or {}, recipes.build_degrade(self.recipe))
+        labels = {target: label_indices(clips, target, self.classes[target]) for target in self.recipe.targets}
+        return Loader(samples, labels, self.recipe.data.batch, workers, rank, world)
+
+    def workers(self, clips: list[Clip]) -> int:
+        first = next(iter(clips[0].media.values()), None) if clips else None
+        return auto_workers(self.recipe.data.workers, first)
+
+
+def refuse_if_too_many(intake: Intake, clips: list[Clip], fraction: float) -> None:
+    """Stop before training when so many files are unreadable that the result would be about other data."""
+    files = {path for clip in clips for path in clip.media.values()}
+    share = intake.failed_files / max(len(files), 1)
+    if share > fraction:
+        path, reason = intake.failed[0]
+        more = f" and {intake.failed_files - 1} more" if intake.failed_files > 1 else ""
+        raise UserError(
+            f"{share:.1%} of the files cannot be read ({path}: {reason}{more}), more than data.bad_fraction={fraction:g} allows; "
+            "`crossfade check` lists them all"
+        )
+    if not intake.clips:
+        raise UserError("no clip can be read")
+
+
+@torch.no_grad()
+def answers(model: nn.Module, batches: Iterable[Named], device: torch.device, only: Iterable[str] | None = None) -> tuple[Tensor, Named]:
+    """Run a model over batches: rows (N,) and, for each output, float32 (N, …), on the CPU. `only` keeps just these streams."""
+    was_training = model.training
+    model.eval()
+    rows, outputs = [], []
+    hidden = _hidden(only)
+    for batch in batches:
+        seen = {name: tensor.to(device) for name, tensor in batch.items() if not hidden(name)}
+        outputs.append({name: tensor.float().cpu() for name, tensor in model(seen).items()})
+        rows.append(batch["index"])
+    model.train(was_training)
+    names = set.intersection(*(set(output) for output in outputs)) if outputs else set()
+    return torch.cat(rows), {name: torch.cat([output[name] for output in outputs]) for name in sorted(names)}
+
+
+def _hidden(only: Iterable[str] | None) -> Callable[[str], bool]:
+    if only is None:
+        return lambda name: False
+    kept = {key for stream in only for key in (stream, f"{stream}.mask")}
+    return lambda name: name not in kept and name != "index"
+
+
+def predictions(desk: Desk, model: nn.Module, clips: list[Clip], intake: Intake, split: str, only: tuple[str, ...] | None = None) -> dict[str, Predictions]:
+    """One table a target. With `only`, the clips that have all those streams, judged by those alone."""
+    having = [clip for clip in clips if only is None or set(only) <= set(intake.streams[clip.id])]
+    if not having:
+        return {}
+    rows, outputs = answers(model, desk.loader(having, intake).in_order(), desk.device, only)
+    order = torch.argsort(rows)
+    return {target: _table(desk, having, split, target, outputs[target][order]) for target in desk.recipe.targets}
+
+
+def _table(desk: Desk, clips: list[Clip], split: str, target: str, logits: Tensor) -> Predictions:
+    true = label_indices(clips, target, desk.classes[target]).numpy()
+    return Predictions(
+        clip=[clip.id for clip in clips],
+        group=[clip.group for clip in clips],
+        domain=[clip.domain for clip in clips],
+        split=[split] * len(clips),
+        true=np.where(true == UNKNOWN, -1, true),
+        probability=logits.double().softmax(-1).numpy(),
+        classes=list(desk.classes[target]),
+    )
+
+
+def validate(desk: Desk, model: nn.Module, loader: Loader) -> dict[str, float]:
+    """Every metric on a loader's clips without intervals, the mean over the targets where there are several; what training selects by."""
+    rows, outputs = answers(model, loader.in_order(), desk.device)
+    tables = {target: _table(desk, [loader.samples.clips[row] for row in rows], "val", target, outputs[target]) for target in desk.recipe.targets}
+    return quick_scores(tables)
+
+
+def quick_scores(tables: Mapping[str, Predictions]) -> dict[str, float]:
+    """Every metric without intervals, the mean over the targets where there are several."""
+    known = [table.known() for table in tables.values()]
+    judged = [table for table in known if len(table)]
+    if not judged:
+        raise UserError("data.split: no validation clip is labelled, so no best state can be chosen")
+    return {name: float(np.mean([metric(table.true, table.probability) for table in judged])) for name, metric in METRICS.items()}
+
+
+def hits(recipe: Recipe) -> Callable[[Named, Named], tuple[Tensor, Tensor]]:
+    """For the running accuracy: which answers of a batch are right, and which clips are labelled."""
+
+    def count(out: Named, batch: Named) -> tuple[Tensor, Tensor]:
+        known = torch.cat([batch[target] != UNKNOWN for target in recipe.targets])
+        right = torch.cat([out[target].argmax(-1) == batch[target] for target in recipe.targets])
+        return right & known, known
+
+    return count
+
+
+def by_streams(desk: Desk, model: nn.Module, clips: list[Clip], intake: Intake) -> dict[str, Predictions]:
+    """The first target's table for every non-empty subset of the streams: "audio", "video", "audio+video"."""
+    streams = list(desk.reader.streams)
+    target = desk.recipe.targets[0]
+    found = {}
+    for count in range(1, len(streams) + 1):
+        for subset in itertools.combinations(streams, count):
+            tables = predictions(desk, model, clips, intake, "test", subset)
+            if tables:
+                found["+".join(subset)] = tables[target]
+    return found
+
+
+Tables = Mapping[str, Mapping[str, Predictions]]  # target -> split -> table
+
+
+def measure(tables: Tables, streams: Mapping[str, Predictions], recipe: Recipe) -> dict[str, Any]:
+    """metrics.json: the first target's summary per split at the top, the others' under "heads", the test by streams under "streams"."""
+
+    def splits(target: str) -> dict[str, Any]:
+        return {split: summary(table.known(), seed=recipe.seed) for split, table in tables[target].items() if len(table.known())}
+
+    first, *others = recipe.targets
+    heads = {"heads": {target: splits(target) for target in others}} if others else {}
+    alone = {"streams": {name: summary(table.known(), seed=recipe.seed) for name, table in streams.items() if len(table.known())}} if streams else {}
+    return {"target": first, **splits(first), **heads, **alone}
+
+
+def pooled(tables: Tables) -> dict[str, Predictions]:
+    """One table a target, of all its splits."""
+    return {target: concatenate(list(splits.values())) for target, splits in tables.items()}
+
+
+def examples(clips: Iterable[Clip], reader: Reader, intake: Intake) -> Callable[[str], list[Example]]:
+    """Sound and pictures of a clip, small, for the report."""
+    by_id = {clip.id: clip for clip in clips}
+
+    def of(clip_id: str) -> list[Example]:
+        clip = by_id[clip_id]
+        return [_example(reader.read(clip, name), reader.streams[name].spec.rate) for name in intake.streams[clip_id]]
+
+    return of
+
+
+def _example(decoded: np.ndarray, rate: int | None) -> Example:
+    if decoded.ndim == 1:
+        return Example("audio", _wav(decoded, rate or 16_000))
+    few = np.linspace(0, len(decoded) - 1, min(WORST_FRAMES, len(decoded))).round().astype(int)
+    return Example("frames", [_jpeg(decoded[index]) for index in few])
+
+
+def _wav(samples: np.ndarray, rate: int) -> bytes:
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, np.clip(samples, -1, 1), rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+def _jpeg(frame: np.ndarray) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0))).save(file, "JPEG", quality=80)
+    return file.getvalue()

@@ -1,0 +1,68 @@
+"""What padding means: it is taken out of inputs, averages and attention, so that it can never reach an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from crossfade.clip import Tokens
+
+if TYPE_CHECKING:
+    from crossfade.clip import Named
+
+
+def begin_silent(x: Tensor, mask: Tensor | None) -> Named:
+    """(B, 1, M, T) log-mel -> the same with padding at the clip's own minimum over its real frames, which is its silence."""
+    if mask is None:
+        return {"x": x}
+    real = _along(mask, x, 3)
+    floor = x.masked_fill(~real, torch.inf).amin((1, 2, 3), keepdim=True)
+    return {"x": torch.where(real, x, torch.where(floor.isfinite(), floor, 0.0)), "mask": mask}
+
+
+def begin_zero(x: Tensor, mask: Tensor | None) -> Named:
+    """(B, T, …) -> the same with zeros where the mask is False: a still microphone, a frame of the mean colour."""
+    if mask is None:
+        return {"x": x}
+    return {"x": x.masked_fill(~_along(mask, x, 1), 0.0), "mask": mask}
+
+
+def bin_mask(mask: Tensor, bins: int) -> Tensor:
+    """(B, T) -> (B, bins): a bin is real where any of its steps is."""
+    return F.adaptive_max_pool1d(mask.float(), bins) > 0
+
+
+def masked_mean(tokens: Tokens) -> Tensor:
+    """(B, T, D) -> (B, D) over the real tokens; zero where none is."""
+    x, mask = tokens
+    if mask is None:
+        return x.mean(1)
+    return x.masked_fill(~mask[:, :, None], 0.0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def presence(tokens: Mapping[str, Tokens], streams: Iterable[str]) -> Tensor:
+    """{stream: (B, T, D)} -> (B, n) bool: which of `streams` has at least one real token in which clip."""
+    like = next(iter(tokens.values())).x
+    absent = torch.zeros(len(like), dtype=torch.bool, device=like.device)
+    return torch.stack([full_mask(tokens[name]).any(1) if name in tokens else absent for name in streams], 1)
+
+
+def full_mask(tokens: Tokens) -> Tensor:
+    """The mask (B, T), written out where it is None."""
+    x, mask = tokens
+    return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+
+
+def attendable(mask: Tensor) -> Tensor:
+    """(B, N) with rows that are all False turned all True, so that a softmax over them is finite."""
+    return mask | ~mask.any(1, keepdim=True)
+
+
+def _along(mask: Tensor, x: Tensor, axis: int) -> Tensor:
+    shape = [len(mask)] + [1] * (x.ndim - 1)
+    shape[axis] = -1
+    return mask.view(shape)

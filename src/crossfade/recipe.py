@@ -1,0 +1,357 @@
+"""A recipe: YAML checked against every island's table, and the objects built from it. The one file that knows all the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from crossfade import data, settings, use
+from crossfade.clip import Clip, Corpus, Spec, UserError
+from crossfade.data.ravdess import RAVDESS_FOLDS, parse
+from crossfade.data.split import Splits, split
+from crossfade.settings import nearest
+
+if TYPE_CHECKING:
+    from crossfade.data.intake import Stream
+    from crossfade.data.loader import View
+    from crossfade.models.model import Fused
+    from crossfade.training.loop import Phase
+
+Use = dict[str, Any] | str  # {use: name, option: value}, or just the name
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class DataSpec(_Strict):
+    """Which clips, how they are split, and what of them the model sees."""
+
+    corpus: Use
+    split: dict[str, Any] = {}
+    streams: dict[str, Use]
+    views: dict[str, dict[str, list[Use]]] = {}  # view -> stream -> augmentations
+    degrade: dict[str, list[Use]] = {}  # stream -> augmentations on every clip, test too: a condition, not a help
+    batch: PositiveInt = 16
+    workers: int = Field(-1, ge=-1)
+    bad_fraction: float = Field(0.05, ge=0, le=1)  # of files that may be unreadable before the run refuses to start
+
+
+class ModelSpec(_Strict):
+    """Encoders → mixers → merger → heads."""
+
+    encoders: dict[str, Use]
+    init: dict[str, Path] = {}  # part of the model -> bundle or checkpoint it starts from
+    allow_missing: list[str] = []  # patterns of entries that such a file may lack
+    mix: list[Use] = []
+    merge: Use = "each"
+    drop_stream: float = Field(0.0, ge=0, lt=1)
+    heads: dict[str, Use | dict[str, Use]]  # target -> head, or embedding -> head
+
+
+class PhaseSpec(_Strict):
+    """One stretch of training; see crossfade.training.loop.Phase."""
+
+    name: str
+    epochs: NonNegativeInt
+    rates: dict[str, float | None]
+    terms: dict[str, Use]
+    sees: str = ""
+    optimizer: Use = "adam"
+    schedule: Use = "constant"
+    patience: NonNegativeInt = 0
+    clip_norm: float | None = Field(None, gt=0)
+    accumulate: PositiveInt = 1
+    steps: PositiveInt | None = None
+
+
+class Recipe(_Strict):
+    """The whole recipe, resolved: every default written out, every path absolute."""
+
+    name: str
+    about: str = ""
+    seed: int = 0
+    data: DataSpec
+    model: ModelSpec
+    phases: list[PhaseSpec] = Field(min_length=1)
+    select: str = "macro_f1"
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    track: list[Literal["tensorboard", "wandb", "mlflow"]] = []
+
+    @property
+    def targets(self) -> list[str]:
+        return list(self.model.heads)
+
+    def yaml(self) -> str:
+        return settings.write(self.model_dump(mode="json"))
+
+
+def names() -> list[str]:
+    """The recipes that come with the package."""
+    return sorted(Path(str(file)).stem for file in resources.files("crossfade.recipes").iterdir() if str(file).endswith(".yaml"))
+
+
+def find(name: str) -> tuple[str, Any]:
+    """A recipe's raw content by the name of a packaged recipe or the path of a YAML file."""
+    if name in names():
+        return name, settings.read((resources.files("crossfade.recipes") / f"{name}.yaml").read_text(encoding="utf-8"), name)
+    if not name.endswith((".yaml", ".yml")):
+        raise UserError(f"recipe: found {name!r}, {nearest(name, names())}, or the path of a .yaml file")
+    return Path(name).stem, settings.read_file(Path(name))
+
+
+def load(name: str, overrides: Sequence[str] = (), *, corpus: Path | None = None, target: str | None = None) -> Recipe:
+    """Find, override, check and resolve. `corpus` is a folder or a CSV; `target` renames the recipe's only head.
+
+    Raises UserError: one line that names the key, what was found and the nearest right one.
+    """
+    stem, raw = find(name)
+    if not isinstance(raw, dict):
+        raise UserError(f"{name}: a recipe is a mapping with data, model and phases")
+    raw = {"name": stem, **raw}
+    if corpus:
+        point_at(raw, corpus)
+    if target:
+        _rename_target(raw, target)
+    settings.override(raw, overrides)
+    return resolve(raw, name)
+
+
+def resolve(raw: dict[str, Any], where: str = "recipe") -> Recipe:
+    """Check plain data and write every default out."""
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(_one_line(error)) from None
+    from crossfade import models, training
+
+    spec = recipe.model_dump()
+    recipe.data.corpus = use.check(data.CORPORA, recipe.data.corpus, "data.corpus")
+    ours = {"target": recipe.targets[0], "seed": recipe.seed}  # a split of its own seed stays while the run's seed varies
+    recipe.data.split = use.options(split, ours | recipe.data.split, "data.split")
+    recipe.data.streams = _checked(data.STREAMS, recipe.data.streams, "data.streams")
+    recipe.data.degrade = _augmentations(recipe.data.degrade, "data.degrade")
+    recipe.data.views = {name: _augmentations(view, f"data.views.{name}") for name, view in recipe.data.views.items()}
+    recipe.model.encoders = _checked(models.ENCODERS, recipe.model.encoders, "model.encoders")
+    recipe.model.init = {part: use.absolute(path) for part, path in recipe.model.init.items()}
+    recipe.model.mix = [use.check(models.MIXERS, item, f"model.mix.{index}") for index, item in enumerate(spec["model"]["mix"])]
+    recipe.model.merge = use.check(models.MERGERS, recipe.model.merge, "model.merge")
+    recipe.model.heads = {target: _head(models.HEADS, head, f"model.heads.{target}") for target, head in recipe.model.heads.items()}
+    for phase in recipe.phases:
+        where = f"phases.{phase.name}"
+        phase.terms = _checked(training.TERMS, phase.terms, f"{where}.terms")
+        phase.optimizer = use.check(training.OPTIMIZERS, phase.optimizer, f"{where}.optimizer")
+        phase.schedule = use.check(training.SCHEDULES, phase.schedule, f"{where}.schedule")
+    _agree(recipe)
+    return recipe
+
+
+def _checked(table: use.Table, specs: Mapping[str, Any], where: str) -> dict[str, Any]:
+    return {name: use.check(table, spec, f"{where}.{name}") for name, spec in specs.items() if spec is not None}
+
+
+def _augmentations(view: Mapping[str, list[Any]], where: str) -> dict[str, list[Any]]:
+    return {
+        stream: [use.check(data.AUGMENTATIONS, spec, f"{where}.{stream}.{index}") for index, spec in enumerate(specs)]
+        for stream, specs in view.items()
+    }
+
+
+def _head(table: use.Table, head: Any, where: str) -> dict[str, Any]:
+    if isinstance(head, str) or "use" in head:
+        return use.check(table, head, where)
+    return _checked(table, head, where)
+
+
+def _agree(recipe: Recipe) -> None:
+    """What the parts demand of one another."""
+    from crossfade.evaluation import METRICS
+
+    _one_of(recipe.select, METRICS, "select")
+    streams = recipe.data.streams
+    for name in recipe.model.encoders:
+        _one_of(name, streams, "model.encoders")
+    for name in streams:
+        _one_of(name, recipe.model.encoders, "data.streams")
+    made = build_streams(recipe)
+    for where, view in {"data.degrade": recipe.data.degrade, **{f"data.views.{n}": v for n, v in recipe.data.views.items()}}.items():
+        for stream, specs in view.items():
+            _one_of(stream, streams, where)
+            for spec in specs:
+                domain = use.make(data.AUGMENTATIONS, spec).domain
+                if domain not in made[stream].domains:
+                    raise UserError(
+                        f"{where}.{stream}: {spec['use']} acts on {domain}, but this stream has {' and '.join(made[stream].domains)}"
+                    )
+    for phase in recipe.phases:
+        if phase.sees:
+            _one_of(phase.sees, recipe.data.views, f"phases.{phase.name}.sees")
+        for term, spec in phase.terms.items():
+            _one_of(spec["target"], recipe.model.heads, f"phases.{phase.name}.terms.{term}.target")
+    if len({phase.name for phase in recipe.phases}) < len(recipe.phases):
+        raise UserError("phases: two phases have the same name")
+
+
+def _one_of(found: str, known: Iterable[str], where: str) -> None:
+    if found not in known:
+        raise UserError(f"{where}: found {found!r}, {nearest(found, known)}")
+
+
+def point_at(raw: dict[str, Any], corpus: Path) -> None:
+    """Make raw recipe data read another corpus: a CSV is a manifest, a folder the root of the corpus that the recipe names."""
+    if not corpus.exists():
+        raise UserError(f"{corpus}: no such folder or CSV")
+    if corpus.suffix.lower() in {".csv", ".tsv", ".txt"}:
+        settings.override(raw, ["data.corpus.use=manifest"])
+        raw["data"]["corpus"]["path"] = str(corpus)
+        return
+    spec = raw.setdefault("data", {}).setdefault("corpus", {"use": "tree"})
+    raw["data"]["corpus"] = spec = {"use": spec} if isinstance(spec, str) else spec
+    if not use.accepts(data.CORPORA.get(spec.get("use"), data.CORPORA["tree"]), "root"):
+        raise UserError(
+            f"{corpus}: this recipe's corpus ({spec.get('use')}) is described by a CSV; give that file, or data.corpus.use=tree"
+        )
+    spec["root"] = str(corpus)
+
+
+def _rename_target(raw: dict[str, Any], target: str) -> None:
+    heads = raw.get("model", {}).get("heads", {})
+    if len(heads) != 1:
+        raise UserError(f"--target: this recipe has {len(heads)} heads ({', '.join(heads)}); set model.heads and the terms instead")
+    (old,) = heads
+    raw["model"]["heads"] = {target: heads[old]}
+    for phase in raw.get("phases", []):
+        for term in phase.get("terms", {}).values():
+            term["target"] = target
+            if str(term.get("output", "")).startswith(f"{old}."):
+                term["output"] = target + term["output"][len(old) :]
+    stratify = raw.get("data", {}).get("split", {})
+    if stratify.get("target") == old:
+        stratify["target"] = target
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("dict[str,any]", "str"))
+    if first["type"] == "extra_forbidden":
+        return f"{where}: there is no such key; {nearest(first['loc'][-1], _keys_at(first['loc'][:-1]))}"
+    if first["type"] == "missing":
+        return f"{where}: missing"
+    return f"{where}: found {first['input']!r}; {use.explain(error)}"
+
+
+def _keys_at(path: tuple[Any, ...]) -> Iterable[str]:
+    kinds: dict[str, type[BaseModel]] = {"data": DataSpec, "model": ModelSpec, "phases": PhaseSpec}
+    return kinds[path[0]].model_fields if path else Recipe.model_fields
+
+
+def build_corpus(recipe: Recipe) -> Corpus:
+    """Read the corpus the recipe names; every target must be labelled in it."""
+    corpus = use.make(data.CORPORA, recipe.data.corpus)  # type: ignore[arg-type]
+    for target in recipe.targets:
+        _one_of(target, corpus.classes, "model.heads")
+    return corpus
+
+
+def guess_corpus(path: Path | None) -> Corpus:
+    """A CSV as a manifest, a folder with RAVDESS's file names as RAVDESS, another folder as a tree of classes."""
+    if path is None or not path.exists():
+        raise UserError(f"{path}: no such folder or CSV")
+    if path.is_file():
+        return data.manifest(path=path)
+    named = any(parse(file) for file in path.rglob("*-*-*-*-*-*-*.*"))
+    return data.ravdess(root=path) if named else data.tree(root=path)
+
+
+def build_splits(recipe: Recipe, clips: list[Clip]) -> list[Splits]:
+    """One split, or one a fold where the recipe asks for folds and names none."""
+    given = recipe.data.split
+    if not given["folds"] or given["fold"] is not None:
+        return [use.call(split, given, clips)]
+    count = given["folds"] if isinstance(given["folds"], int) else len(RAVDESS_FOLDS if given["folds"] == "ravdess" else given["folds"])
+    return [use.call(split, {**given, "fold": number}, clips) for number in range(count)]
+
+
+def build_streams(recipe: Recipe) -> dict[str, Stream]:
+    return {name: use.make(data.STREAMS, spec) for name, spec in recipe.data.streams.items()}  # type: ignore[arg-type]
+
+
+def build_view(recipe: Recipe, name: str) -> View:
+    """The augmentations of a view, by stream; "" is the clean one."""
+    return _made(recipe.data.views[name]) if name else {}
+
+
+def build_degrade(recipe: Recipe) -> View:
+    return _made(recipe.data.degrade)
+
+
+def _made(view: Mapping[str, list[Any]]) -> View:
+    return {stream: [use.make(data.AUGMENTATIONS, spec) for spec in specs] for stream, specs in view.items()}
+
+
+def build_phases(recipe: Recipe) -> list[Phase]:
+    from crossfade import training
+    from crossfade.training.loop import Phase
+    from crossfade.training.terms import Objective
+
+    def phase(spec: PhaseSpec) -> Phase:
+        plain = {name: getattr(spec, name) for name in ("name", "epochs", "rates", "sees", "patience", "clip_norm", "accumulate", "steps")}
+        return Phase(
+            **plain,
+            objective=Objective({name: use.make(training.TERMS, term) for name, term in spec.terms.items()}),  # type: ignore[arg-type]
+            optimizer=lambda groups: use.make(training.OPTIMIZERS, spec.optimizer, groups),  # type: ignore[arg-type]
+            schedule=use.make(training.SCHEDULES, spec.schedule),  # type: ignore[arg-type]
+        )
+
+    return [phase(spec) for spec in recipe.phases]
+
+
+def build_model(recipe: Recipe, classes: Mapping[str, Sequence[str]], *, pretrained: bool = True) -> Fused:
+    """The model the recipe describes, with the encoders' own weights unless `pretrained` is False (a bundle brings its own)."""
+    from crossfade import models
+    from crossfade.models.model import Fused
+
+    encoders = {name: _encoder(spec, pretrained) for name, spec in recipe.model.encoders.items()}
+    for name, stream in build_streams(recipe).items():
+        _fits(name, stream.spec, encoders[name].spec)
+    dims = {name: encoder.dim for name, encoder in encoders.items()}
+    widths, mix = dict(dims), []
+    for spec in recipe.model.mix:
+        mix.append(use.make(models.MIXERS, spec, widths))  # type: ignore[arg-type]
+        widths = mix[-1].dims
+    merge = use.make(models.MERGERS, recipe.model.merge, widths)  # type: ignore[arg-type]
+    heads = {target: _heads(spec, {**dims, **merge.dims}, merge.dims, len(classes[target])) for target, spec in recipe.model.heads.items()}
+    return Fused(encoders, mix=mix, merge=merge, heads=heads, drop_stream=recipe.model.drop_stream)
+
+
+def _encoder(spec: Any, pretrained: bool) -> Any:
+    from crossfade import models
+
+    without = {"weights": None} if not pretrained and "weights" in spec else {}
+    return use.make(models.ENCODERS, {**spec, **without})
+
+
+def _heads(spec: Mapping[str, Any], dims: Mapping[str, int], merged: Mapping[str, int], classes: int) -> dict[str, Any]:
+    from crossfade import models
+
+    by_embedding = {name: spec for name in merged} if "use" in spec else spec
+    for name in by_embedding:
+        _one_of(name, dims, "model.heads")
+    return {name: use.make(models.HEADS, head, dims[name], classes) for name, head in by_embedding.items()}
+
+
+def _fits(name: str, declared: Spec, expected: Spec) -> None:
+    """An encoder's expectations against what its stream declares; None expects nothing."""
+    pairs = zip(declared.shape, expected.shape, strict=False)
+    same_rank = len(declared.shape) == len(expected.shape)
+    if not same_rank or any(want is not None and have is not None and have != want for have, want in pairs):
+        raise UserError(f"data.streams.{name}: makes {declared.shape}, but its encoder takes {expected.shape} (None = any)")
+    for what in ("rate", "mean", "std"):
+        have, want = getattr(declared, what), getattr(expected, what)
+        if want is not None and have is not None and have != want:
+            raise UserError(f"data.streams.{name}.{what}: found {have}, but its encoder was made for {want}")

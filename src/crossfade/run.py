@@ -1,0 +1,206 @@
+"""The verbs: train, resume, evaluate, predict, compare, check. Each reads as its docstring."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from crossfade import judge, settings
+from crossfade import recipe as recipes
+from crossfade.clip import Clip, Corpus, UserError
+from crossfade.data.check import Findings
+from crossfade.data.check import check as check_corpus
+from crossfade.data.inputs import clips_of
+from crossfade.data.intake import Intake
+from crossfade.deploy import bundle as bundles
+from crossfade.deploy.bundle import Bundle
+from crossfade.evaluation.intervals import Table
+from crossfade.evaluation.intervals import compare as compare_tables
+from crossfade.evaluation.predictions import Predictions
+from crossfade.evaluation.report import write_comparison
+from crossfade.recipe import Recipe
+from crossfade.screen import Terminal
+from crossfade.signals import stopping
+from crossfade.work import Work, open_desk
+
+if TYPE_CHECKING:
+    from crossfade.models.model import Fused
+
+
+def train(recipe: Recipe, folder: Path, *, screen: Terminal | None = None) -> dict[str, Any]:
+    """Train a resolved recipe into a new folder, which becomes the bundle; returns the content of metrics.json.
+
+    Raises UserError for bad input and Interrupted, after a checkpoint, for SIGINT and SIGTERM.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: exists already; go on with `crossfade train --resume {folder}` or choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    bundles.write_text(folder / bundles.RECIPE, recipe.yaml())
+    return resume(folder, screen=screen)
+
+
+def resume(folder: Path, *, screen: Terminal | None = None) -> dict[str, Any]:
+    """Go on with a run from its last checkpoint to the same end, bit for bit on a CPU, as if it had never stopped."""
+    screen = screen or Terminal()
+    if not (folder / bundles.RECIPE).is_file():
+        raise UserError(f"{folder}: has no {bundles.RECIPE}, so there is nothing to resume")
+    if (folder / bundles.METRICS).is_file():
+        screen.say(f"{folder} is finished already")
+        return bundles.read_json(folder / bundles.METRICS)
+    recipe = recipes.resolve(settings.read_file(folder / bundles.RECIPE), str(folder / bundles.RECIPE))
+    corpus = recipes.build_corpus(recipe)
+    splits = recipes.build_splits(recipe, corpus.clips)
+    with stopping() as stop:
+        work = Work(recipe, corpus, folder, screen, stop)
+        return work.train_one(splits[0]) if len(splits) == 1 else work.train_folds(splits)
+
+
+def next_folder(name: str) -> Path:
+    """runs/NAME, or runs/NAME-2, -3 … where that exists."""
+    candidates = (Path("runs") / (name if count == 1 else f"{name}-{count}") for count in range(1, sys.maxsize))
+    return next(path for path in candidates if not path.exists())
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A bundle with its model built and its weights in place."""
+
+    bundle: Bundle
+    recipe: Recipe
+    model: Fused
+    desk: judge.Desk
+
+
+def open_run(folder: Path, overrides: Sequence[str] = (), *, corpus: Path | None = None) -> Opened:
+    """Rebuild a bundle's model; `overrides` may change how it is fed (`data.…`), not what it is."""
+    bundle = bundles.read(folder)
+    raw = settings.read(bundle.recipe, str(folder / bundles.RECIPE))
+    if corpus:
+        recipes.point_at(raw, corpus)
+    for override in overrides:
+        if not override.startswith(("data.", "device")):
+            raise UserError(f"{override}: a finished run can be fed differently (data.…) but not changed; train it anew for that")
+    settings.override(raw, overrides)
+    recipe = recipes.resolve(raw)
+    model = recipes.build_model(recipe, bundle.classes, pretrained=False)
+    bundle.load_into(model)
+    device = torch.device("cuda" if recipe.device != "cpu" and torch.cuda.is_available() else "cpu")
+    model.to(device).eval()
+    return Opened(bundle, recipe, model, open_desk(recipe, bundle.classes, device))
+
+
+def evaluate(
+    folder: Path, *, split: str = "test", corpus: Path | None = None, overrides: Sequence[str] = (), screen: Terminal | None = None
+) -> tuple[dict[str, Any], Predictions]:
+    """Judge a bundle on a split of its own corpus, or on all of another corpus; by streams, too, where it has several.
+
+    Returns what metrics.json would hold for it, and the table of predictions behind it.
+    """
+    screen = screen or Terminal()
+    opened = open_run(folder, overrides, corpus=corpus)
+    found = recipes.build_corpus(opened.recipe)
+    _known_classes(found, opened)
+    clips = found.clips if corpus else getattr(recipes.build_splits(opened.recipe, found.clips)[0], split)
+    intake = _take_in(opened.desk, clips, screen)
+    target = opened.recipe.targets[0]
+    tables = judge.predictions(opened.desk, opened.model, intake.clips, intake, split)
+    alone = judge.by_streams(opened.desk, opened.model, intake.clips, intake) if len(opened.desk.reader.streams) > 1 else {}
+    return judge.measure({name: {split: table} for name, table in tables.items()}, alone, opened.recipe), tables[target]
+
+
+def _known_classes(corpus: Corpus, opened: Opened) -> None:
+    for target in opened.recipe.targets:
+        known = opened.desk.classes[target]
+        for clip in corpus.clips:
+            label = clip.labels.get(target)
+            if label is not None and label not in known:
+                raise UserError(f"{clip.id}: its {target} {label!r} is not a class of this model; {settings.nearest(label, known)}")
+
+
+def _take_in(desk: judge.Desk, clips: list[Clip], screen: Terminal) -> Intake:
+    with screen.counting("reading clips", len(clips)) as step:
+        intake = desk.intake(clips, step)
+    for path, reason in intake.failed:
+        screen.warn(f"left out {path}: {reason}")
+    if not intake.clips:
+        raise UserError("none of these clips can be read")
+    return intake
+
+
+def predict(folder: Path, inputs: Sequence[Path], *, screen: Terminal | None = None) -> Iterator[dict[str, Any]]:
+    """One row a clip of the files, folders or CSVs: clip, streams, predicted and each class's probability, or clip and error."""
+    screen = screen or Terminal()
+    opened = open_run(folder)
+    clips = [clip for path in inputs for clip in clips_of(path)]
+    if not clips:
+        raise UserError(f"{inputs[0]}: no sound, picture or video file there")
+    with screen.counting("reading clips", len(clips)) as step:
+        intake = opened.desk.intake(clips, step)
+    target = opened.recipe.targets[0]
+    tables = judge.predictions(opened.desk, opened.model, intake.clips, intake, "") if intake.clips else {}
+    for path, reason in intake.failed:
+        yield {"clip": path, "error": reason}
+    if tables:
+        yield from _rows(tables[target], intake)
+    unread = {clip.id for clip in clips} - set(intake.streams) - {path for path, _ in intake.failed}
+    yield from ({"clip": clip, "error": f"has none of {', '.join(opened.desk.reader.streams)}"} for clip in sorted(unread))
+
+
+def _rows(table: Predictions, intake: Intake) -> Iterator[dict[str, Any]]:
+    for clip, predicted, probability in zip(table.clip, table.predicted, table.probability, strict=True):
+        shares = {f"p_{name}": float(share) for name, share in zip(table.classes, probability, strict=True)}
+        yield {"clip": clip, "streams": "+".join(intake.streams[clip]), "predicted": table.classes[predicted], **shares}
+
+
+def compare(folders: Sequence[Path], *, metric: str = "macro_f1", split: str = "test", report: Path | None = None) -> Table:
+    """Several runs on the clips that all of them saw: each one's metric, and every pair's difference with its interval."""
+    names = _names(folders)
+    tables = {name: _predictions(folder).where(split=split).known() for name, folder in zip(names, folders, strict=True)}
+    for name, table in tables.items():
+        if not len(table):
+            raise UserError(f"{name}: has no labelled prediction in split {split!r}")
+    table = compare_tables(tables, metric)
+    if report:
+        report.parent.mkdir(parents=True, exist_ok=True)
+        write_comparison(report, table, parameters=_sizes(names, folders), warnings=_warnings(folders))
+    return table
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' own names, or their whole paths where two are called the same."""
+    short = [folder.resolve().name for folder in folders]
+    return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+
+
+def _predictions(folder: Path) -> Predictions:
+    path = folder if folder.is_file() else folder / bundles.PREDICTIONS
+    if not path.is_file():
+        raise UserError(f"{folder}: has no {bundles.PREDICTIONS}; give finished runs, or such tables")
+    return Predictions.read(path)
+
+
+def _notes(folder: Path) -> dict[str, Any]:
+    path = folder / bundles.NOTES
+    return bundles.read_json(path) if path.is_file() else {}
+
+
+def _sizes(names: Sequence[str], folders: Sequence[Path]) -> dict[str, int]:
+    found = {name: dict(_notes(folder).get("parameters", [])).get("total") for name, folder in zip(names, folders, strict=True)}
+    return {name: size for name, size in found.items() if size}
+
+
+def _warnings(folders: Sequence[Path]) -> list[str]:
+    return list(dict.fromkeys(warning for folder in folders for warning in _notes(folder).get("warnings", [])))
+
+
+def check(corpus: Path | None, name: str | None = None, overrides: Sequence[str] = (), *, screen: Terminal | None = None) -> Findings:
+    """What is in a corpus and what would bias a result: a folder or CSV as it is, or as the recipe `name` would read it."""
+    screen = screen or Terminal()
+    found = recipes.build_corpus(recipes.load(name, overrides, corpus=corpus)) if name else recipes.guess_corpus(corpus)
+    with screen.counting("reading clips", sum(len(clip.media) for clip in found.clips)) as step:
+        return check_corpus(found, advance=step)

@@ -1,0 +1,53 @@
+"""What is on the shelf: the recipes, and every table's entries with their options and parameters."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from crossfade import recipe as recipes
+from crossfade.clip import UserError
+
+CLASSES = 8  # for counting heads, as the emotion recipes have
+WIDTHS = {"audio": 768, "video": 512}  # of the streams that mixers, mergers and heads are counted for
+
+
+def recipe_rows() -> list[dict[str, Any]]:
+    """One row a packaged recipe: name and what it is."""
+    return [{"recipe": name, "about": recipes.find(name)[1].get("about", "")} for name in recipes.names()]
+
+
+def model_rows() -> list[dict[str, Any]]:
+    """One row a table entry: table, name, parameters with its defaults, and its options. Nothing is given memory for counting."""
+    import torch
+
+    from crossfade import models
+
+    given: dict[str, tuple[Any, ...]] = {"encoders": (), "mix": (WIDTHS,), "merge": (WIDTHS,), "heads": (WIDTHS["audio"], CLASSES)}
+    tables = {"encoders": models.ENCODERS, "mix": models.MIXERS, "merge": models.MERGERS, "heads": models.HEADS}
+    rows = []
+    for table, entries in tables.items():
+        for name, function in entries.items():
+            with torch.device("meta"):
+                rows.append({"table": table, "use": name, "parameters": _count(function, given[table]), "options": _options(function)})
+    return rows
+
+
+def _count(function: Any, given: tuple[Any, ...]) -> int | None:
+    try:
+        return sum(parameter.numel() for parameter in function(*given).parameters())
+    except UserError:  # a package that this entry needs is not installed
+        return None
+
+
+def _options(function: Any) -> str:
+    parameters = inspect.signature(function).parameters.values()
+    return " ".join(f"{each.name}={each.default}" for each in parameters if each.kind is each.KEYWORD_ONLY)
+
+
+def as_lines(rows: list[dict[str, Any]]) -> str:
+    """Rows as aligned columns for a terminal."""
+    texts = [{key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in row.items()} for row in rows]
+    widths = {key: max(len(key), *(len(text[key]) for text in texts)) for key in texts[0]}
+    lines = [{key: key for key in widths}, *texts]
+    return "\n".join("  ".join(line[key].ljust(widths[key]) for key in widths).rstrip() for line in lines)

@@ -1,0 +1,102 @@
+"""Exact, atomic resume: one file holds everything that moved since the phase began, another the model as the phase began.
+
+Random numbers need no saving: every step and every clip draw from generators seeded by (seed, phase, epoch, step or clip).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from crossfade.clip import UserError
+
+if TYPE_CHECKING:
+    from crossfade.clip import Named
+
+STATE = "state.pt"
+
+
+def replace_file(path: Path, write) -> None:
+    """Call write(temporary) and move the result into place in one step; a kill leaves the old file or the new, never half."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    write(temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def save_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors as safetensors, atomically."""
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in state.items()}
+    replace_file(path, lambda temporary: save_file(tensors, temporary))
+
+
+def moving_names(model: nn.Module) -> list[str]:
+    """What a phase can change: parameters that learn and the buffers of modules in train mode."""
+    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    state = model.state_dict()
+    buffers = [
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if module.training
+        for name, _ in module.named_buffers(recurse=False)
+    ]
+    return [name for name in (*learning, *buffers) if name in state]
+
+
+def snapshot(model: nn.Module, names: Iterable[str]) -> Named:
+    """A copy on the CPU of the named entries."""
+    state = model.state_dict()
+    return {name: state[name].detach().cpu().clone() for name in names}
+
+
+def restore(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put entries back; the others stay as they are."""
+    model.load_state_dict(dict(tensors), strict=False)
+
+
+class Checkpoints:
+    """The folder `checkpoint/` of a run. `save` and `begin_phase` are atomic; `load` gives None where nothing was saved yet."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def begin_phase(self, index: int, model: nn.Module) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_weights(self._start(index), model.state_dict())
+
+    def save(self, state: dict[str, Any]) -> None:
+        replace_file(self.folder / STATE, lambda temporary: torch.save(state, temporary))
+        self._forget_before(state["phase"])
+
+    def exist(self) -> bool:
+        return (self.folder / STATE).exists()
+
+    def load(self) -> dict[str, Any] | None:
+        path = self.folder / STATE
+        if not path.exists():
+            return None
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise UserError(f"{path}: this checkpoint cannot be read ({type(error).__name__}); delete it to start the run anew") from error
+
+    def load_start(self, index: int, model: nn.Module) -> None:
+        model.load_state_dict(load_file(self._start(index)))
+
+    def clear(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _start(self, index: int) -> Path:
+        return self.folder / f"phase-{index}-start.safetensors"
+
+    def _forget_before(self, index: int) -> None:
+        for earlier in range(index):
+            self._start(earlier).unlink(missing_ok=True)

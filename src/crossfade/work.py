@@ -1,0 +1,254 @@
+"""One training run: take the clips in, fit, judge the best state, write the bundle. Every step can be repeated after a kill."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import Accelerator
+
+from crossfade import judge, settings
+from crossfade import recipe as recipes
+from crossfade.clip import Clip, Corpus, UserError, seed_of
+from crossfade.data.intake import Intake, Reader, count_by_streams
+from crossfade.data.split import Splits
+from crossfade.deploy import bundle as bundles
+from crossfade.evaluation import METRICS
+from crossfade.evaluation.predictions import Predictions, concatenate
+from crossfade.evaluation.report import ReportContent, write_report
+from crossfade.models.model import describe
+from crossfade.models.surgery import load_weights
+from crossfade.recipe import Recipe
+from crossfade.signals import Stop
+from crossfade.store import Store
+from crossfade.training.checkpoint import Checkpoints, save_weights
+from crossfade.training.loop import Interrupted, Run, fit
+from crossfade.training.rates import resolve
+
+if TYPE_CHECKING:
+    from crossfade.models.model import Fused
+    from crossfade.screen import Terminal
+
+STREAM_PREDICTIONS = "predictions-{}.csv"
+Parts = dict[str, list[Clip]]  # split -> clips
+
+
+def open_desk(recipe: Recipe, classes: Mapping[str, list[str]], device: torch.device) -> judge.Desk:
+    """What serves clips to this recipe's model."""
+    return judge.Desk(recipe, classes, Reader(recipes.build_streams(recipe), Store()), device)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run under way: the recipe, its corpus, where it writes, who watches and who may stop it."""
+
+    recipe: Recipe
+    corpus: Corpus
+    folder: Path
+    screen: Terminal
+    stop: Stop
+
+    def train_folds(self, splits: list[Splits]) -> dict[str, Any]:
+        """One bundle a fold in `fold-1` …; the pooled test predictions, each clip once, are what is judged."""
+        for number, split in enumerate(splits, 1):
+            folder = self.folder / f"fold-{number}"
+            folder.mkdir(exist_ok=True)
+            if not (folder / bundles.METRICS).is_file():
+                self.screen.say(f"fold {number} of {len(splits)}")
+                given = {**self.recipe.data.split, "fold": number - 1}
+                recipe = self.recipe.model_copy(update={"data": self.recipe.data.model_copy(update={"split": given})})
+                bundles.write_text(folder / bundles.RECIPE, recipe.yaml())
+                replace(self, recipe=recipe, folder=folder).train_one(split)
+        return self._pool(len(splits))
+
+    def train_one(self, split: Splits) -> dict[str, Any]:
+        """Take in, fit, judge, write; returns the content of metrics.json."""
+        recipe, accelerator = self.recipe, self._accelerator()
+        desk = open_desk(recipe, self.corpus.classes, accelerator.device)
+        intake = self._take_in(desk, split)
+        parts = {name: [clip for clip in getattr(split, name) if clip.id in intake.streams] for name in ("train", "val", "test")}
+        for name in ("train", "val"):
+            if not parts[name]:
+                raise UserError(f"data.split: {name} has no clip that can be read")
+        model = self._model(desk.classes)
+        notes = self._notes(split, intake, model)
+        history = fit(self._run(desk, model, parts, intake, accelerator), recipes.build_phases(recipe))
+        accelerator.end_training()
+        return self._finish(desk, model, parts, intake, notes, history) if accelerator.is_main_process else {}
+
+    def _accelerator(self) -> Accelerator:
+        recipe = self.recipe
+        accelerator = Accelerator(
+            mixed_precision=recipe.precision, cpu=recipe.device == "cpu", log_with=list(recipe.track) or None, project_dir=self.folder
+        )
+        if recipe.device == "cuda" and accelerator.device.type != "cuda":
+            raise UserError("device: found 'cuda', but PyTorch sees no CUDA device here; say auto or cpu")
+        if recipe.track:
+            accelerator.init_trackers("crossfade", config={"recipe": recipe.name, "seed": recipe.seed})
+        return accelerator
+
+    def _take_in(self, desk: judge.Desk, split: Splits) -> Intake:
+        clips = [*split.train, *split.val, *split.test]
+
+        def advance() -> None:
+            step()
+            if self.stop() is not None:
+                raise Interrupted(self.stop() or 0)
+
+        with self.screen.counting("reading clips", len(clips)) as step:
+            intake = desk.intake(clips, advance)
+        judge.refuse_if_too_many(intake, clips, self.recipe.data.bad_fraction)
+        for path, reason in intake.failed:
+            self.screen.warn(f"left out {path}: {reason}")
+        if desk.reader.store.full:
+            self.screen.warn(f"the disk under {desk.reader.store.root} is nearly full: clips are decoded anew each time")
+        return intake
+
+    def _model(self, classes: Mapping[str, list[str]]) -> Fused:
+        resumed = Checkpoints(self.folder / "checkpoint").exist()  # then every weight comes from the checkpoint
+        torch.manual_seed(seed_of(self.recipe.seed, "model"))
+        model = recipes.build_model(self.recipe, classes, pretrained=not resumed)
+        for phase in self.recipe.phases:  # a mistyped pattern must not surface hours later
+            resolve(model, phase.rates, where=f"phases.{phase.name}.rates")
+        return model
+
+    def _notes(self, split: Splits, intake: Intake, model: Fused) -> dict[str, Any]:
+        """What a reader of the numbers must know, on disk before training starts; weights are loaded here, once."""
+        path = self.folder / bundles.NOTES
+        if Checkpoints(self.folder / "checkpoint").exist() and path.is_file():
+            return bundles.read_json(path)
+        loads = [f"{name}: {encoder.report.line()}" for name, encoder in model.encoders.items() if encoder.report]  # type: ignore[union-attr]
+        for part, source in self.recipe.model.init.items():
+            loads.append(f"{part}: {_warm_start(model, part, source, self.recipe.model.allow_missing).line()}")
+        for line in loads:
+            self.screen.say(line)
+        for warning in split.warnings:
+            self.screen.warn(warning)
+        notes = {
+            "warnings": split.warnings,
+            "skipped": [[str(path), reason] for path, reason in (*intake.failed, *self.corpus.skipped)],
+            "loads": loads,
+            "unseen": not {clip.group for clip in split.train} & {clip.group for clip in split.test},
+            "streams": count_by_streams(intake.streams),
+            "counts": split.counts(self.recipe.targets[0]),
+            "parameters": [[name, count] for name, count in describe(model)],
+            "learning": {phase.name: _learning(model, phase.rates) for phase in self.recipe.phases},
+            "command": shlex.join(["crossfade", *sys.argv[1:]]),
+        }
+        bundles.write_json(path, notes)
+        return notes
+
+    def _run(self, desk: judge.Desk, model: Fused, parts: Parts, intake: Intake, accelerator: Accelerator) -> Run:
+        recipe, metric = self.recipe, METRICS[self.recipe.select]
+        rank, world = accelerator.process_index, accelerator.num_processes
+        workers = desk.workers(parts["train"])
+        val = desk.loader(parts["val"], intake)
+        train = {
+            sees: desk.loader(parts["train"], intake, view=recipes.build_view(recipe, sees), workers=workers, rank=rank, world=world)
+            for sees in {phase.sees for phase in recipe.phases}
+        }
+        return Run(
+            model=model,
+            accelerator=accelerator,
+            batches=lambda phase, epoch, start: train[phase.sees].shuffled(recipe.seed, phase.name, epoch, start=start, limit=phase.steps),
+            score=lambda model: judge.validate(desk, model, val),
+            select=lambda scores: scores[recipe.select] * (1.0 if metric.higher_is_better else -1.0),
+            hits=judge.hits(recipe),
+            folder=self.folder,
+            seed=recipe.seed,
+            screen=self.screen,
+            stop=self.stop,
+            track=lambda row, step: accelerator.log(_flat(row), step=step),
+        )
+
+    def _finish(
+        self, desk: judge.Desk, model: Fused, parts: Parts, intake: Intake, notes: dict[str, Any], history: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Judge the best state and write the bundle; metrics.json comes last, for it says that the run is finished."""
+        folder, recipe = self.folder, self.recipe
+        save_weights(folder / bundles.WEIGHTS, model.state_dict())
+        bundles.write_json(folder / bundles.LABELS, dict(desk.classes))
+        bundles.write_json(folder / bundles.ENVIRONMENT, bundles.environment(str(desk.device)))
+        by_split = {split: judge.predictions(desk, model, parts[split], intake, split) for split in ("val", "test") if parts[split]}
+        tables = {target: {split: found[target] for split, found in by_split.items()} for target in recipe.targets}
+        for target, table in judge.pooled(tables).items():
+            table.write(folder / _predictions_name(recipe, target))
+        streams = judge.by_streams(desk, model, parts["test"], intake) if len(desk.reader.streams) > 1 else {}
+        for name, table in streams.items():
+            table.write(folder / STREAM_PREDICTIONS.format(name))
+        metrics = judge.measure(tables, streams, recipe)
+        first = judge.pooled(tables)[recipe.targets[0]]
+        self._report(metrics, first, notes, history, judge.examples(parts["test"], desk.reader, intake))
+        bundles.write_json(folder / bundles.METRICS, metrics)
+        Checkpoints(folder / "checkpoint").clear()
+        return metrics
+
+    def _report(self, metrics: dict[str, Any], table: Predictions, notes: dict[str, Any], history: list[dict[str, Any]], examples: Callable) -> None:
+        content = ReportContent(
+            title=f"{self.recipe.name}: {metrics['target']}",
+            warnings=notes["warnings"],
+            predictions=table,
+            metrics=metrics,
+            history=history,
+            by_streams=metrics.get("streams", {}),
+            parameters={**dict(notes["parameters"]), **{f"learning in phase {name}": count for name, count in notes["learning"].items()}},
+            recipe=self.recipe.yaml(),
+            environment=bundles.read_json(self.folder / bundles.ENVIRONMENT),
+            counts=notes["counts"],
+            skipped=[(path, reason) for path, reason in notes["skipped"]],
+            loads=notes["loads"],
+            examples=examples,
+            command=notes["command"],
+            group_name="actor" if self.recipe.data.corpus["use"] == "ravdess" else "group",  # type: ignore[index]
+            groups_unseen=notes["unseen"],
+        )
+        write_report(self.folder / bundles.REPORT, content)
+
+    def _pool(self, folds: int) -> dict[str, Any]:
+        """Judge the folds' pooled test predictions; the folder holds everything but a single model."""
+        folders = [self.folder / f"fold-{number}" for number in range(1, folds + 1)]
+        target = self.recipe.targets[0]
+        tables = [Predictions.read(folder / bundles.PREDICTIONS).where(split="test") for folder in folders]
+        pooled = concatenate(tables)
+        pooled.write(self.folder / bundles.PREDICTIONS)
+        notes = [bundles.read_json(folder / bundles.NOTES) for folder in folders]
+        merged = {
+            **notes[0],
+            "warnings": list(dict.fromkeys(warning for each in notes for warning in each["warnings"])),
+            "counts": {f"test of fold {number}": each["counts"]["test"] for number, each in enumerate(notes, 1)},
+        }
+        for name in (bundles.LABELS, bundles.ENVIRONMENT):
+            bundles.write_text(self.folder / name, bundles.read_text(folders[0] / name))
+        bundles.write_json(self.folder / bundles.NOTES, merged)
+        metrics = judge.measure({target: {"test": pooled}}, {}, self.recipe) | {"folds": folds}
+        self._report(metrics, pooled, merged, [], lambda clip: [])
+        bundles.write_json(self.folder / bundles.METRICS, metrics)
+        return metrics
+
+
+def _warm_start(model: Fused, part: str, source: Path, allow: list[str]) -> Any:
+    try:
+        module = model.get_submodule(part)
+    except AttributeError:
+        parts = [name for name, _ in model.named_modules() if 0 < name.count(".") < 3]
+        raise UserError(f"model.init: found {part!r}, {settings.nearest(part, parts)}") from None
+    return load_weights(module, source, prefix=f"{part}.", allow=allow)
+
+
+def _learning(model: Fused, rates: Mapping[str, float | None]) -> int:
+    found = resolve(model, rates)
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if found[name] is not None)
+
+
+def _predictions_name(recipe: Recipe, target: str) -> str:
+    return bundles.PREDICTIONS if target == recipe.targets[0] else STREAM_PREDICTIONS.format(target)
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, float]:
+    """{"train": {"loss": 1}} -> {"train/loss": 1}, which is how trackers name things."""
+    return {f"{split}/{name}": value for split in ("train", "val") for name, value in row[split].items()}

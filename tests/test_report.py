@@ -1,0 +1,274 @@
+"""The report is one file that needs nothing else, escapes everything, says warnings first and shows only what there is."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from crossfade.clip import Unreadable
+from crossfade.evaluation import figures
+from crossfade.evaluation.figures import Whisker
+from crossfade.evaluation.intervals import compare
+from crossfade.evaluation.metrics import summary
+from crossfade.evaluation.predictions import Predictions
+from crossfade.evaluation.report import Example, ReportContent, render_report, write_comparison, write_report
+
+CLASSES = ["平静", "快乐", "<script>alert(1)</script>", "sad"]
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Checks that tags are balanced and gathers what a test asks about."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.pieces = [], [], [], []
+        self.feed(html)
+        assert not self.open, self.open
+        self.text = " ".join(" ".join(self.pieces).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.pieces.append(data)
+
+
+def table(count=120, strength=2.0, seed=0, groups=6, split="test", classes=CLASSES, unknown=0):
+    generator = np.random.default_rng(seed)
+    true = np.arange(count) % len(classes)
+    logits = generator.normal(size=(count, len(classes))) + strength * np.eye(len(classes))[true]
+    probability = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    true[:unknown] = -1
+    names = [f"{split}/片{i}" for i in range(count)]
+    domains = ["studio" if i % 3 else "phone" for i in range(count)]
+    return Predictions(names, [f"actor <{i % groups}>" for i in range(count)], domains, [split] * count, true, probability, list(classes))
+
+
+HISTORY = [
+    {
+        "phase": phase,
+        "epoch": e,
+        "train": {"loss": 2 / e},
+        "val": {"loss": 2.2 / e, "macro_f1": 0.1 * e, "accuracy": 0.1 * e},
+        "best": e == 3,
+    }
+    for phase in ("fusion", "unfreeze")
+    for e in range(1, 5)
+]
+
+
+def full(**changes):
+    test = table()
+    found = summary(test, resamples=200)
+    values = {
+        "title": "Emotion <b>融合</b>",
+        "predictions": test,
+        "warnings": ["speakers in test were heard in training", "a <i>second</i> one"],
+        "metrics": {"test": found},
+        "history": HISTORY,
+        "by_streams": {"audio": summary(table(strength=1.0), resamples=200), "audio+video": found},
+        "parameters": {"encoders.audio": 94_381_936},
+        "recipe": "data: {corpus: <any>}",
+        "environment": {"torch": "2.15 <cpu>"},
+        "counts": {"train": dict.fromkeys(CLASSES, 1200), "test": {CLASSES[0]: 30}},
+        "skipped": [("坏.wav", "empty file"), ("<b>.wav", "truncated")],
+        "loads": ["encoders.audio: 211 of 211 <tensors>"],
+        "examples": lambda clip: [Example("audio", b"RIFF" * 50), Example("frames", [b"\xff\xd8" * 20] * 3)],
+        "command": "crossfade train emotion 'a=<b>'",
+        "group_name": "actor",
+        "groups_unseen": True,
+    }
+    return ReportContent(**(values | changes))
+
+
+def test_one_file_that_needs_nothing_else_and_runs_nothing(tmp_path):
+    path = write_report(tmp_path / "report.html", full())
+    html = path.read_text("utf-8")
+    page = Page(html)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert all(value.startswith("data:") for name, value in page.attributes if name in ("src", "href", "srcset"))
+    assert "url(" not in html and "@import" not in html
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert ("name", "viewport") in page.attributes
+
+
+def test_everything_a_person_named_is_escaped():
+    html = render_report(full())
+    for harmful in ("<script>", "<b>融合", "<i>second", "<any>", "<cpu>", "<b>.wav", "<tensors>", "actor <0>", "a=<b>"):
+        assert harmful not in html, harmful
+    text = Page(html).text
+    for shown in (
+        *CLASSES,
+        "Emotion <b>融合</b>",
+        "actor <0>",
+        "坏.wav",
+        "211 of 211 <tensors>",
+        "crossfade train emotion 'a=<b>'",
+        "94,381,936",
+    ):
+        assert shown in text, shown
+
+
+def test_warnings_come_first():
+    html = render_report(full())
+    body = html[html.index("<body>") : html.index("</html>")]
+    assert Page(body).text.startswith("⚠ speakers in test were heard in training ⚠ a <i>second</i> one")
+    assert "warnings" not in re.sub(r"<style>.*</style>", "", render_report(full(warnings=[])), flags=re.S)
+
+
+def test_the_headline_says_the_number_its_interval_and_whose_clips():
+    content = full()
+    found, text = content.metrics["test"], Page(render_report(content)).text
+    low, high = found["intervals"]["macro_f1"]
+    assert f"{found['macro_f1']:.1%} 95 % interval {low:.1%} – {high:.1%}" in text
+    assert "Judged on 120 clips of 6 actors, none of them in training" in text
+    assert f"Of 100 such clips the model names about {100 * found['accuracy']:.0f} correctly" in text
+    assert "The intervals rest on 6 groups only" in text
+    assert "none of them" not in render_report(full(groups_unseen=None))
+    assert "6 actors, also in training" in render_report(full(groups_unseen=False))
+
+
+def test_the_confusion_matrix_holds_every_count():
+    content = full()
+    html = render_report(content)
+    cells = re.findall(r'<td class="(right|wrong)[^>]*title="(\d+)% of 30">(\d+)<', html)
+    counts = np.array(content.metrics["test"]["confusion"])
+    assert [int(count) for _, _, count in cells] == counts[counts > 0].tolist()
+    assert sum(int(count) for kind, _, count in cells if kind == "right") == np.trace(counts)
+
+
+def test_groups_are_sorted_worst_first():
+    text = Page(render_report(full())).text
+    section = text[text.index("By actor") : text.index("By domain")]
+    shares = [int(share) for share in re.findall(r"actor <\d> (\d+)%", section)]
+    assert len(shares) == 6
+    assert shares == sorted(shares)
+
+
+def test_sections_without_content_do_not_appear():
+    title = "x"
+    text = Page(render_report(ReportContent(title, table()))).text
+    for absent in (
+        "Learning",
+        "Each stream",
+        "Files left out",
+        "Parameters",
+        "Environment",
+        "Recipe",
+        "Weights loaded",
+        "Again",
+        "The clips",
+    ):
+        assert absent not in text, absent
+    assert "What is taken for what" in text
+    assert "By group" not in Page(render_report(ReportContent(title, table(groups=120)))).text
+
+
+def test_validation_clips_are_judged_and_said_so_when_there_is_no_test():
+    text = Page(render_report(ReportContent("x", table(split="val")))).text
+    assert "(validation clips: there is no test split)" in text
+
+
+def test_no_label_at_all_still_gives_a_report():
+    text = Page(render_report(full(predictions=table(unknown=120), metrics={}))).text
+    assert "What is taken for what" not in text
+    assert "Recipe" in text
+
+
+def test_one_group_one_class_and_no_mistake():
+    perfect = table(strength=50, groups=1)
+    text = Page(render_report(ReportContent("x", perfect))).text
+    assert "no interval" in text and "All clips belong to one group" in text and "Worst mistakes" not in text
+    assert "100.0%" in Page(render_report(ReportContent("x", table(classes=["only"])))).text
+
+
+def test_the_worst_mistakes_are_the_surest_and_can_be_heard_and_seen():
+    content = full()
+    test, html = content.predictions, render_report(content)
+    wrong = test.select(test.predicted != test.true)
+    first = wrong.clip[int(wrong.probability.max(1).argmax())]
+    assert html.count("<audio") == 8 and html.count("<img") == 24
+    assert Page(html).text.split("Worst mistakes")[1].index(first) < 200
+    assert "data:audio/wav;base64,UklGRlJJ" in html and "data:image/jpeg;base64,/9j/2P/Y" in html
+
+
+def test_the_file_stays_small_and_says_what_it_left_out(tmp_path):
+    path = write_report(tmp_path / "r.html", full(examples=lambda clip: [Example("audio", bytes(700_000))]))
+    assert path.stat().st_size < 3_000_000
+    html = path.read_text("utf-8")
+    assert html.count("<audio") == 2
+    assert html.count("left out to keep this file small") == 6
+
+
+def test_a_clip_that_cannot_be_read_any_more_is_named():
+    def examples(clip):
+        raise Unreadable("gone.wav", "no such file")
+
+    assert render_report(full(examples=examples)).count("gone.wav: no such file") == 8
+
+
+def test_an_error_leaves_no_half_report(tmp_path):
+    with pytest.raises(KeyError):
+        write_report(tmp_path / "r.html", full(examples=lambda clip: [Example("smell", b"")]))
+    assert not list(tmp_path.iterdir())
+
+
+def test_curves_break_where_a_value_is_missing_and_ring_the_kept_epochs():
+    history = [dict(row) for row in HISTORY]
+    history[2] = {"phase": "fusion", "epoch": 3, "train": {"loss": float("nan")}, "val": {}, "best": False}
+    (_, loss), (_, scores) = figures.learning_curves(history)
+    assert loss.count('class="border"') == 1 and ">fusion<" in loss and ">unfreeze<" in loss
+    assert loss.count("best epoch of its phase: 7") == scores.count("best epoch of its phase: 7") == 1
+    assert re.search(r'd="(M[^M"]*) (M[^M"]*)"', loss)
+    assert "nan" not in loss
+    assert len(figures.learning_curves(history[:1])) == 2
+    assert figures.learning_curves([]) == []
+    assert [title for title, _ in figures.learning_curves([{"phase": "a", "epoch": 1, "train": {"loss": 1.0}, "val": {}}])] == ["Loss"]
+
+
+def test_a_reliability_bar_is_as_high_as_the_share_that_was_right():
+    bins = np.zeros((3, 15))
+    bins[:, 14], bins[:, 7] = (10, 9.9, 10), (10, 5.0, 5)
+    heights = [float(height) for height in re.findall(r'<rect[^>]* height="([\d.]+)"', figures.reliability(bins))]
+    assert heights[0] == pytest.approx(heights[1] / 2, abs=0.1)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0.61, 0.64), (-12.5, 40), (0, 0), (1, 8), (1e-4, 3e-4)])
+def test_ticks_are_round_and_inside(low, high):
+    found = figures.ticks(low, high)
+    assert len(found) <= 7
+    assert all(low - 1e-9 <= tick <= high + 1e-9 for tick in found)
+    assert low == high or len(found) >= 2
+
+
+def test_an_interval_chart_draws_the_interval_where_there_is_one():
+    chart = figures.whiskers([Whisker("<a>", 0.5, 0.4, 0.7), Whisker("b", 0.6, None, None)], zero=True)
+    assert chart.count('class="reach"') == 1 and chart.count('class="dot"') == 2 and chart.count('class="border"') == 1
+    assert "&lt;a&gt;" in chart
+
+
+def test_a_comparison_names_runs_weights_and_verdicts(tmp_path):
+    runs = {"gated <g>": table(strength=3.0), "audio": table(strength=1.0, seed=1), "再 audio": table(strength=1.0, seed=1)}
+    path = write_comparison(tmp_path / "c.html", compare(runs, "accuracy"), parameters={"audio": 155_752}, warnings=["mind"], command="go")
+    text = Page(path.read_text("utf-8")).text
+    assert text.index("mind") < text.index("Crossfade comparison")
+    for shown in ("gated <g> is better", "no difference the data can show", "155,752", "再 audio", "120 clips of 6 groups", "go"):
+        assert shown in text, shown
+
+
+def test_a_comparison_without_intervals_or_pairs(tmp_path):
+    one_group = compare({"a": table(groups=1), "b": table(groups=1, seed=1)}, "nll")
+    text = Page(write_comparison(tmp_path / "c.html", one_group).read_text("utf-8")).text
+    assert "no difference the data can show" in text and "Lower is better" in text and "120 clips of 1 group that" in text
+    alone = Page(write_comparison(tmp_path / "d.html", compare({"a": table()})).read_text("utf-8")).text
+    assert "Differences" not in alone

@@ -1,0 +1,206 @@
+"""Streams against librosa and torchvision, their masks, and the face crop on real clips."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch.nn.functional import interpolate
+
+from crossfade.clip import Clip, Spec, Unreadable, UserError
+from crossfade.data.augment import darken, noise_at_snr, spectrogram_masks
+from crossfade.data.media import pictures
+from crossfade.data.pictures import cut, resize
+from crossfade.data.streams import IMAGENET_MEAN, IMAGENET_STD, frames, log_mel, mel_bank, waveform
+
+DATA = Path(os.environ.get("CROSSFADE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DETECTOR = DATA / "weights" / "yunet" / "yunet_n_dynamic.onnx"
+needs_data = pytest.mark.skipif(not DETECTOR.is_file(), reason=f"no real data at {DATA}")
+
+
+def clip_of(path: Path, kind: str = "audio", **options) -> Clip:
+    return Clip("one", {kind: path}, {}, "group", **options)
+
+
+def noise(samples: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_shapes_of_the_reference():
+    assert waveform().spec == Spec((48000,), rate=16000)
+    assert log_mel().spec == Spec((1, 64, 301), rate=16000)
+    assert frames().spec == Spec((8, 3, 112, 112), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    assert log_mel().finish(noise(48000))[0].shape == (1, 64, 301)
+    assert (
+        log_mel(seconds=1.3, hop=256, n_fft=512, mels=80).finish(noise(1))[0].shape
+        == log_mel(seconds=1.3, hop=256, n_fft=512, mels=80).spec.shape
+    )
+
+
+@pytest.mark.parametrize(
+    ("rate", "n_fft", "mels", "low", "high"),
+    [(16000, 400, 64, 0.0, None), (44100, 2048, 128, 20.0, 16000.0), (8000, 512, 40, 50.0, 3800.0)],
+)
+@pytest.mark.parametrize(("scale", "norm"), [("htk", None), ("slaney", "slaney")])
+def test_mel_bank_equals_librosa(rate, n_fft, mels, low, high, scale, norm):
+    expected = librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=mels, fmin=low, fmax=high, htk=scale == "htk", norm=norm)
+    found = mel_bank(rate=rate, n_fft=n_fft, mels=mels, low=low, high=high or rate / 2, scale=scale).T.numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("scale", "norm"), [("htk", None), ("slaney", "slaney")])
+@pytest.mark.parametrize("log", ["db", "natural"])
+@pytest.mark.parametrize(("n_fft", "window", "hop", "power"), [(400, 400, 160, 2.0), (512, 320, 128, 1.0)])
+def test_log_mel_equals_librosa(scale, norm, log, n_fft, window, hop, power):
+    sound = noise(48000)
+    mel = librosa.feature.melspectrogram(
+        y=sound,
+        sr=16000,
+        n_fft=n_fft,
+        win_length=window,
+        hop_length=hop,
+        power=power,
+        n_mels=64,
+        htk=scale == "htk",
+        norm=norm,
+        pad_mode="reflect",
+    )
+    expected = librosa.power_to_db(mel, top_db=None) if log == "db" else np.log(mel + 1e-9)
+    found, mask = log_mel(scale=scale, log=log, n_fft=n_fft, window=window, hop=hop, power=power).finish(sound)
+    np.testing.assert_allclose(found[0].numpy(), expected, atol=2e-3)
+    assert mask.all()
+
+
+@pytest.mark.parametrize(("log", "silence"), [("db", -100.0), ("natural", np.log(1e-9))])
+def test_padding_comes_before_the_logarithm_with_a_mask(log, silence):
+    spectrogram, mask = log_mel(log=log).finish(noise(16000))
+    assert mask.sum() == 101 and mask[:101].all()
+    np.testing.assert_allclose(spectrogram[..., 103:].numpy(), silence, rtol=1e-6)
+    sound, real = waveform().finish(noise(16000))
+    assert real.sum() == 16000 and not sound[16000:].any() and sound.shape == (48000,)
+
+
+def test_decode_takes_the_first_seconds_of_the_span(tmp_path):
+    path, samples = tmp_path / "a.wav", noise(16000 * 6)
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+    stream = waveform()
+    np.testing.assert_allclose(stream.decode(clip_of(path)), samples[:48000])
+    np.testing.assert_allclose(stream.decode(clip_of(path, span=(1.0, None))), samples[16000:64000])
+    np.testing.assert_allclose(log_mel().decode(clip_of(path, span=(1.0, 1.5))), samples[16000:24000])
+    with pytest.raises(Unreadable, match="holds nothing"):
+        stream.decode(clip_of(path, span=(1.0, 1.0)))
+    with pytest.raises(UserError, match="has audio; this stream reads video"):
+        frames().decode(clip_of(path))
+
+
+def test_keys_hold_what_changes_decode_and_nothing_else(tmp_path):
+    assert waveform().key == log_mel().key == log_mel(mels=80, scale="slaney").key != waveform(seconds=2.0).key
+    assert frames().key == frames(mean=(0.5, 0.5, 0.5)).key != frames(size=96).key
+    (tmp_path / "a.onnx").write_bytes(b"a")
+    (tmp_path / "b.onnx").write_bytes(b"b")
+    assert frames(face=tmp_path / "a.onnx").key != frames(face=tmp_path / "b.onnx").key != frames().key
+    for stream in (waveform(), log_mel(), frames(face=tmp_path / "a.onnx")):
+        assert json.loads(json.dumps(stream.key)) == stream.key and "version" in stream.key
+
+
+def test_streams_travel_to_workers():
+    for stream in (waveform(), log_mel(), frames()):
+        again = pickle.loads(pickle.dumps(stream))
+        assert again == stream and again.spec == stream.spec
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(log_mel())).finish(noise(48000))[0], log_mel().finish(noise(48000))[0])
+
+
+def test_frames_are_normalised_as_torchvision_does():
+    from torchvision.transforms.functional import normalize
+
+    decoded = np.random.default_rng(0).integers(0, 256, (8, 3, 16, 16)).astype(np.uint8)
+    found, mask = frames(size=16).finish(decoded)
+    torch.testing.assert_close(found, normalize(torch.from_numpy(decoded) / 255, list(IMAGENET_MEAN), list(IMAGENET_STD)))
+    assert mask.all() and mask.shape == (8,)
+
+
+def test_augmentations_act_in_their_domain_on_the_real_part_only():
+    loud, masks = noise_at_snr(snr=(0.0,), weights=None, probability=1.0), spectrogram_masks(probability=1.0, frequency=0, time=30)
+    sound, _ = waveform().finish(noise(16000), [loud, masks], seeded())
+    assert not sound[16000:].any() and not np.array_equal(sound[:16000].numpy(), noise(16000))
+    clean, mask = log_mel().finish(noise(16000))
+    masked, _ = log_mel().finish(noise(16000), [masks], seeded())
+    torch.testing.assert_close(masked[..., ~mask], clean[..., ~mask], rtol=0, atol=0)
+    changed = masked != clean
+    assert changed.any() and torch.allclose(masked[changed], clean[..., mask].mean())
+    decoded = np.full((8, 3, 4, 4), 200, np.uint8)
+    dark, _ = frames(size=4, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)).finish(
+        decoded, [darken(low=0.5, high=0.5, probability=1.0)], seeded()
+    )
+    assert torch.allclose(dark, torch.tensor(100 / 255)) and (decoded == 200).all()
+    with pytest.raises(ValueError, match="generator"):
+        waveform().finish(noise(100), [loud])
+
+
+@pytest.mark.parametrize(
+    ("build", "key"),
+    [
+        (lambda: waveform(seconds=0), "waveform"),
+        (lambda: log_mel(high=9000.0), "low < high"),
+        (lambda: log_mel(window=500), "n_fft 400"),
+        (lambda: log_mel(seconds=0.01), "log_mel.seconds"),
+        (lambda: log_mel(floor=0.0), "log_mel.floor"),
+        (lambda: frames(count=0), "count 0"),
+        (lambda: frames(std=(1.0, 0.0, 1.0)), "std above 0"),
+        (lambda: frames(face=Path("no/such.onnx")), "frames.face: no/such.onnx: no such file"),
+    ],
+)
+def test_options_that_cannot_be(build, key):
+    with pytest.raises(UserError, match=key.replace(".", r"\.")):
+        build()
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["grid/s1/bbaf4p.mp4", "faces/markey_8s.mp4"])
+def test_one_face_box_crops_every_picture(name):
+    pytest.importorskip("cv2")
+    from crossfade.data.faces import face_box
+
+    clip, stream = clip_of(DATA / name, "video"), frames(face=DETECTOR)
+    decoded = stream.decode(clip)
+    box = face_box(DATA / name, DETECTOR, count=8)
+    assert box is not None and stream.face_found(clip) and not stream.notes
+    left, top, right, bottom = box
+    assert 0.1 < (right - left) < 0.95 and 0 <= left < right <= 1 and 0 <= top < bottom <= 1
+    expected = np.stack([resize(cut(picture, box), 112) for picture in pictures(DATA / name, count=8)])
+    np.testing.assert_array_equal(decoded, expected)
+    assert pickle.loads(pickle.dumps(stream)).face_found(clip)
+
+
+@needs_data
+def test_a_clip_without_a_face_keeps_the_whole_picture_and_is_noted(tmp_path):
+    pytest.importorskip("cv2")
+    from test_media import write_video
+
+    clip = clip_of(write_video(tmp_path / "a.mp4", 10), "video")
+    stream = frames(face=DETECTOR, count=4, size=32)
+    np.testing.assert_array_equal(stream.decode(clip), frames(count=4, size=32).decode(clip))
+    assert stream.notes == {"no face found, whole picture kept": ["one"]} and not stream.face_found(clip)
+
+
+@needs_data
+def test_a_file_that_is_no_detector(tmp_path):
+    pytest.importorskip("cv2")
+    (tmp_path / "a.onnx").write_bytes(b"no network")
+    with pytest.raises(UserError, match="not a YuNet detector"):
+        frames(face=tmp_path / "a.onnx").decode(clip_of(DATA / "grid/s1/bbaf4p.mp4", "video"))
+
+
+def test_resize_is_bilinear_with_antialias():
+    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    exact = interpolate(torch.from_numpy(picture).permute(2, 0, 1)[None].double(), (11, 11), mode="bilinear", antialias=True)[0]
+    assert np.abs(resize(picture, 11) - exact.numpy()).max() <= 1.0
