@@ -101,7 +101,9 @@ def leaves(folder: Path, *files: str, **options) -> Corpus:
 
 
 def test_tree_of_classes_pairs_stems_and_sorts_numbers(tmp_path):
-    corpus = leaves(tmp_path, "10/a.wav", "10/a.MP4", "9/b.flac", "9/b.mp3", "9/notes.txt", "9/.c.wav", ".git/x.wav", "top.wav", target="digit")
+    corpus = leaves(
+        tmp_path, "10/a.wav", "10/a.MP4", "9/b.flac", "9/b.mp3", "9/notes.txt", "9/.c.wav", ".git/x.wav", "top.wav", target="digit"
+    )
     assert {clip.id: set(clip.media) for clip in corpus.clips} == {"10/a": {"audio", "video"}, "9/b.flac": {"audio"}, "9/b.mp3": {"audio"}}
     assert corpus.classes == {"digit": ["9", "10"]} and all(clip.group == clip.id and not clip.domain for clip in corpus.clips)
     assert {Path(file).name: why for file, why in corpus.skipped} == {"notes.txt": "not a media file", "top.wav": "lies in no class folder"}

@@ -130,7 +130,7 @@ def test_an_unreachable_hub_name_says_what_to_do(monkeypatch: pytest.MonkeyPatch
     def offline(*_, **__):
         raise OSError("We couldn't connect\nsecond line")
 
-    monkeypatch.setattr(transformers.utils, "cached_file", offline)
+    monkeypatch.setattr(transformers.utils.hub, "cached_file", offline)
     with pytest.raises(UserError, match=r"microsoft/wavlm-base.*hf download microsoft/wavlm-base.*`weights: null`") as error:
         wavlm(weights="microsoft/wavlm-base")
     assert "\n" not in str(error.value)
@@ -145,6 +145,20 @@ def test_without_transformers_it_names_the_extra(monkeypatch: pytest.MonkeyPatch
 def test_a_mistyped_setting_is_refused():
     with pytest.raises(UserError, match=r"config\.hiden_size"):
         wavlm(config={"hiden_size": 8})
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"num_hidden_layers": "three"}, "config: .*num_hidden_layers"),
+        ({"num_attention_heads": 5}, "config: embed_dim must be divisible"),
+        ({"add_adapter": True}, r"config\.add_adapter"),
+    ],
+)
+def test_settings_that_cannot_be_built_say_so_in_one_line(config: dict, says: str):
+    with pytest.raises(UserError, match=says) as error:
+        wavlm(config=TINY | config)
+    assert "\n" not in str(error.value)
 
 
 def test_a_waveform_without_room_for_one_token_is_refused():

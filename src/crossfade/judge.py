@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crossfade import recipe as recipes
+from crossfade import build
 from crossfade.clip import UNKNOWN, Clip, UserError
 from crossfade.data.intake import Intake, Reader, take_in
 from crossfade.data.loader import Loader, Samples, auto_workers, label_indices
@@ -41,10 +41,12 @@ class Desk:
     def intake(self, clips: list[Clip], advance: Callable[[], None]) -> Intake:
         return take_in(clips, self.reader, advance=advance)
 
-    def loader(self, clips: list[Clip], intake: Intake, *, view: View | None = None, workers: int = 0, rank: int = 0, world: int = 1) -> Loader:
-        samples = Samples(clips, intake.streams, self.reader, view or {}, recipes.build_degrade(self.recipe))
+    def loader(
+        self, clips: list[Clip], intake: Intake, *, view: View | None = None, workers: int = 0, rank: int = 0, world: int = 1
+    ) -> Loader:
+        samples = Samples(clips, intake.streams, self.reader, view or {}, build.degrade(self.recipe))
         labels = {target: label_indices(clips, target, self.classes[target]) for target in self.recipe.targets}
-        return Loader(samples, labels, self.recipe.data.batch, workers, rank, world)
+        return Loader(samples, labels, self.recipe.data.batch)
 
     def workers(self, clips: list[Clip]) -> int:
         first = next(iter(clips[0].media.values()), None) if clips else None
@@ -89,14 +91,20 @@ def _hidden(only: Iterable[str] | None) -> Callable[[str], bool]:
     return lambda name: name not in kept and name != "index"
 
 
-def predictions(desk: Desk, model: nn.Module, clips: list[Clip], intake: Intake, split: str, only: tuple[str, ...] | None = None) -> dict[str, Predictions]:
+def predictions(
+    desk: Desk, model: nn.Module, clips: list[Clip], intake: Intake, split: str, only: tuple[str, ...] | None = None
+) -> dict[str, Predictions]:
     """One table a target. With `only`, the clips that have all those streams, judged by those alone."""
     having = [clip for clip in clips if only is None or set(only) <= set(intake.streams[clip.id])]
     if not having:
         return {}
-    rows, outputs = answers(model, desk.loader(having, intake).in_order(), desk.device, only)
+    return _tables(desk, model, desk.loader(having, intake), split, only)
+
+
+def _tables(desk: Desk, model: nn.Module, loader: Loader, split: str, only: Iterable[str] | None = None) -> dict[str, Predictions]:
+    rows, outputs = answers(model, loader.in_order(), desk.device, only)
     order = torch.argsort(rows)
-    return {target: _table(desk, having, split, target, outputs[target][order]) for target in desk.recipe.targets}
+    return {target: _table(desk, loader.samples.clips, split, target, outputs[target][order]) for target in desk.recipe.targets}
 
 
 def _table(desk: Desk, clips: list[Clip], split: str, target: str, logits: Tensor) -> Predictions:
@@ -114,9 +122,7 @@ def _table(desk: Desk, clips: list[Clip], split: str, target: str, logits: Tenso
 
 def validate(desk: Desk, model: nn.Module, loader: Loader) -> dict[str, float]:
     """Every metric on a loader's clips without intervals, the mean over the targets where there are several; what training selects by."""
-    rows, outputs = answers(model, loader.in_order(), desk.device)
-    tables = {target: _table(desk, [loader.samples.clips[row] for row in rows], "val", target, outputs[target]) for target in desk.recipe.targets}
-    return quick_scores(tables)
+    return quick_scores(_tables(desk, model, loader, "val"))
 
 
 def quick_scores(tables: Mapping[str, Predictions]) -> dict[str, float]:
@@ -162,9 +168,12 @@ def measure(tables: Tables, streams: Mapping[str, Predictions], recipe: Recipe) 
         return {split: summary(table.known(), seed=recipe.seed) for split, table in tables[target].items() if len(table.known())}
 
     first, *others = recipe.targets
-    heads = {"heads": {target: splits(target) for target in others}} if others else {}
-    alone = {"streams": {name: summary(table.known(), seed=recipe.seed) for name, table in streams.items() if len(table.known())}} if streams else {}
-    return {"target": first, **splits(first), **heads, **alone}
+    found = {"target": first, **splits(first)}
+    if others:
+        found["heads"] = {target: splits(target) for target in others}
+    if streams:
+        found["streams"] = {name: summary(table.known(), seed=recipe.seed) for name, table in streams.items() if len(table.known())}
+    return found
 
 
 def pooled(tables: Tables) -> dict[str, Predictions]:

@@ -1,27 +1,19 @@
-"""A recipe: YAML checked against every island's table, and the objects built from it. The one file that knows all the tables."""
+"""A recipe: YAML checked against every island's table, with every default written out. Errors name the key and the nearest right one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
-from crossfade import data, settings, use
-from crossfade.clip import Clip, Corpus, Spec, UserError
-from crossfade.data.ravdess import RAVDESS_FOLDS, parse
-from crossfade.data.split import Splits, split
+from crossfade import settings, use
+from crossfade.clip import UserError
 from crossfade.settings import nearest
 
-if TYPE_CHECKING:
-    from crossfade.data.intake import Stream
-    from crossfade.data.loader import View
-    from crossfade.models.model import Fused
-    from crossfade.training.loop import Phase
-
-Use = dict[str, Any] | str  # {use: name, option: value}, or just the name
+Use = Any  # {use: name, option: value}, or just the name; `use.check` says what is wrong with it, better than a type could
 
 
 class _Strict(BaseModel):
@@ -128,18 +120,18 @@ def resolve(raw: dict[str, Any], where: str = "recipe") -> Recipe:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
         raise UserError(_one_line(error)) from None
-    from crossfade import models, training
+    from crossfade import data, models, training
+    from crossfade.data.split import split
 
-    spec = recipe.model_dump()
     recipe.data.corpus = use.check(data.CORPORA, recipe.data.corpus, "data.corpus")
     ours = {"target": recipe.targets[0], "seed": recipe.seed}  # a split of its own seed stays while the run's seed varies
     recipe.data.split = use.options(split, ours | recipe.data.split, "data.split")
     recipe.data.streams = _checked(data.STREAMS, recipe.data.streams, "data.streams")
-    recipe.data.degrade = _augmentations(recipe.data.degrade, "data.degrade")
-    recipe.data.views = {name: _augmentations(view, f"data.views.{name}") for name, view in recipe.data.views.items()}
+    recipe.data.degrade = _lists(data.AUGMENTATIONS, recipe.data.degrade, "data.degrade")
+    recipe.data.views = {name: _lists(data.AUGMENTATIONS, view, f"data.views.{name}") for name, view in recipe.data.views.items()}
     recipe.model.encoders = _checked(models.ENCODERS, recipe.model.encoders, "model.encoders")
     recipe.model.init = {part: use.absolute(path) for part, path in recipe.model.init.items()}
-    recipe.model.mix = [use.check(models.MIXERS, item, f"model.mix.{index}") for index, item in enumerate(spec["model"]["mix"])]
+    recipe.model.mix = [use.check(models.MIXERS, item, f"model.mix.{index}") for index, item in enumerate(recipe.model.mix)]
     recipe.model.merge = use.check(models.MERGERS, recipe.model.merge, "model.merge")
     recipe.model.heads = {target: _head(models.HEADS, head, f"model.heads.{target}") for target, head in recipe.model.heads.items()}
     for phase in recipe.phases:
@@ -155,10 +147,9 @@ def _checked(table: use.Table, specs: Mapping[str, Any], where: str) -> dict[str
     return {name: use.check(table, spec, f"{where}.{name}") for name, spec in specs.items() if spec is not None}
 
 
-def _augmentations(view: Mapping[str, list[Any]], where: str) -> dict[str, list[Any]]:
+def _lists(table: use.Table, view: Mapping[str, list[Any]], where: str) -> dict[str, list[Any]]:
     return {
-        stream: [use.check(data.AUGMENTATIONS, spec, f"{where}.{stream}.{index}") for index, spec in enumerate(specs)]
-        for stream, specs in view.items()
+        stream: [use.check(table, spec, f"{where}.{stream}.{index}") for index, spec in enumerate(specs)] for stream, specs in view.items()
     }
 
 
@@ -170,49 +161,57 @@ def _head(table: use.Table, head: Any, where: str) -> dict[str, Any]:
 
 def _agree(recipe: Recipe) -> None:
     """What the parts demand of one another."""
+    from crossfade import data
     from crossfade.evaluation import METRICS
 
-    _one_of(recipe.select, METRICS, "select")
+    one_of(recipe.select, METRICS, "select")
     streams = recipe.data.streams
     for name in recipe.model.encoders:
-        _one_of(name, streams, "model.encoders")
+        one_of(name, streams, "model.encoders")
     for name in streams:
-        _one_of(name, recipe.model.encoders, "data.streams")
-    made = build_streams(recipe)
-    for where, view in {"data.degrade": recipe.data.degrade, **{f"data.views.{n}": v for n, v in recipe.data.views.items()}}.items():
-        for stream, specs in view.items():
-            _one_of(stream, streams, where)
-            for spec in specs:
-                domain = use.make(data.AUGMENTATIONS, spec).domain
-                if domain not in made[stream].domains:
-                    raise UserError(
-                        f"{where}.{stream}: {spec['use']} acts on {domain}, but this stream has {' and '.join(made[stream].domains)}"
-                    )
+        one_of(name, recipe.model.encoders, "data.streams")
+    domains = {name: use.make(data.STREAMS, spec).domains for name, spec in streams.items()}
+    for name, view in recipe.data.views.items():
+        _acts_where_it_can(view, domains, f"data.views.{name}")
+    _acts_where_it_can(recipe.data.degrade, domains, "data.degrade")
     for phase in recipe.phases:
         if phase.sees:
-            _one_of(phase.sees, recipe.data.views, f"phases.{phase.name}.sees")
+            one_of(phase.sees, recipe.data.views, f"phases.{phase.name}.sees")
         for term, spec in phase.terms.items():
-            _one_of(spec["target"], recipe.model.heads, f"phases.{phase.name}.terms.{term}.target")
+            one_of(spec["target"], recipe.model.heads, f"phases.{phase.name}.terms.{term}.target")
     if len({phase.name for phase in recipe.phases}) < len(recipe.phases):
         raise UserError("phases: two phases have the same name")
 
 
-def _one_of(found: str, known: Iterable[str], where: str) -> None:
+def _acts_where_it_can(view: Mapping[str, list[Any]], domains: Mapping[str, Sequence[str]], where: str) -> None:
+    from crossfade import data
+
+    for stream, specs in view.items():
+        one_of(stream, domains, where)
+        for spec in specs:
+            domain = use.make(data.AUGMENTATIONS, spec).domain
+            if domain not in domains[stream]:
+                raise UserError(f"{where}.{stream}: {spec['use']} acts on {domain}, but this stream has {' and '.join(domains[stream])}")
+
+
+def one_of(found: str, known: Iterable[str], where: str) -> None:
     if found not in known:
         raise UserError(f"{where}: found {found!r}, {nearest(found, known)}")
 
 
 def point_at(raw: dict[str, Any], corpus: Path) -> None:
     """Make raw recipe data read another corpus: a CSV is a manifest, a folder the root of the corpus that the recipe names."""
+    from crossfade import data
+
     if not corpus.exists():
         raise UserError(f"{corpus}: no such folder or CSV")
     if corpus.suffix.lower() in {".csv", ".tsv", ".txt"}:
         settings.override(raw, ["data.corpus.use=manifest"])
         raw["data"]["corpus"]["path"] = str(corpus)
         return
-    spec = raw.setdefault("data", {}).setdefault("corpus", {"use": "tree"})
+    spec = raw.setdefault("data", {}).setdefault("corpus", "tree")
     raw["data"]["corpus"] = spec = {"use": spec} if isinstance(spec, str) else spec
-    if not use.accepts(data.CORPORA.get(spec.get("use"), data.CORPORA["tree"]), "root"):
+    if not use.accepts(data.CORPORA.get(str(spec.get("use")), data.tree), "root"):
         raise UserError(
             f"{corpus}: this recipe's corpus ({spec.get('use')}) is described by a CSV; give that file, or data.corpus.use=tree"
         )
@@ -248,110 +247,3 @@ def _one_line(error: ValidationError) -> str:
 def _keys_at(path: tuple[Any, ...]) -> Iterable[str]:
     kinds: dict[str, type[BaseModel]] = {"data": DataSpec, "model": ModelSpec, "phases": PhaseSpec}
     return kinds[path[0]].model_fields if path else Recipe.model_fields
-
-
-def build_corpus(recipe: Recipe) -> Corpus:
-    """Read the corpus the recipe names; every target must be labelled in it."""
-    corpus = use.make(data.CORPORA, recipe.data.corpus)  # type: ignore[arg-type]
-    for target in recipe.targets:
-        _one_of(target, corpus.classes, "model.heads")
-    return corpus
-
-
-def guess_corpus(path: Path | None) -> Corpus:
-    """A CSV as a manifest, a folder with RAVDESS's file names as RAVDESS, another folder as a tree of classes."""
-    if path is None or not path.exists():
-        raise UserError(f"{path}: no such folder or CSV")
-    if path.is_file():
-        return data.manifest(path=path)
-    named = any(parse(file) for file in path.rglob("*-*-*-*-*-*-*.*"))
-    return data.ravdess(root=path) if named else data.tree(root=path)
-
-
-def build_splits(recipe: Recipe, clips: list[Clip]) -> list[Splits]:
-    """One split, or one a fold where the recipe asks for folds and names none."""
-    given = recipe.data.split
-    if not given["folds"] or given["fold"] is not None:
-        return [use.call(split, given, clips)]
-    count = given["folds"] if isinstance(given["folds"], int) else len(RAVDESS_FOLDS if given["folds"] == "ravdess" else given["folds"])
-    return [use.call(split, {**given, "fold": number}, clips) for number in range(count)]
-
-
-def build_streams(recipe: Recipe) -> dict[str, Stream]:
-    return {name: use.make(data.STREAMS, spec) for name, spec in recipe.data.streams.items()}  # type: ignore[arg-type]
-
-
-def build_view(recipe: Recipe, name: str) -> View:
-    """The augmentations of a view, by stream; "" is the clean one."""
-    return _made(recipe.data.views[name]) if name else {}
-
-
-def build_degrade(recipe: Recipe) -> View:
-    return _made(recipe.data.degrade)
-
-
-def _made(view: Mapping[str, list[Any]]) -> View:
-    return {stream: [use.make(data.AUGMENTATIONS, spec) for spec in specs] for stream, specs in view.items()}
-
-
-def build_phases(recipe: Recipe) -> list[Phase]:
-    from crossfade import training
-    from crossfade.training.loop import Phase
-    from crossfade.training.terms import Objective
-
-    def phase(spec: PhaseSpec) -> Phase:
-        plain = {name: getattr(spec, name) for name in ("name", "epochs", "rates", "sees", "patience", "clip_norm", "accumulate", "steps")}
-        return Phase(
-            **plain,
-            objective=Objective({name: use.make(training.TERMS, term) for name, term in spec.terms.items()}),  # type: ignore[arg-type]
-            optimizer=lambda groups: use.make(training.OPTIMIZERS, spec.optimizer, groups),  # type: ignore[arg-type]
-            schedule=use.make(training.SCHEDULES, spec.schedule),  # type: ignore[arg-type]
-        )
-
-    return [phase(spec) for spec in recipe.phases]
-
-
-def build_model(recipe: Recipe, classes: Mapping[str, Sequence[str]], *, pretrained: bool = True) -> Fused:
-    """The model the recipe describes, with the encoders' own weights unless `pretrained` is False (a bundle brings its own)."""
-    from crossfade import models
-    from crossfade.models.model import Fused
-
-    encoders = {name: _encoder(spec, pretrained) for name, spec in recipe.model.encoders.items()}
-    for name, stream in build_streams(recipe).items():
-        _fits(name, stream.spec, encoders[name].spec)
-    dims = {name: encoder.dim for name, encoder in encoders.items()}
-    widths, mix = dict(dims), []
-    for spec in recipe.model.mix:
-        mix.append(use.make(models.MIXERS, spec, widths))  # type: ignore[arg-type]
-        widths = mix[-1].dims
-    merge = use.make(models.MERGERS, recipe.model.merge, widths)  # type: ignore[arg-type]
-    heads = {target: _heads(spec, {**dims, **merge.dims}, merge.dims, len(classes[target])) for target, spec in recipe.model.heads.items()}
-    return Fused(encoders, mix=mix, merge=merge, heads=heads, drop_stream=recipe.model.drop_stream)
-
-
-def _encoder(spec: Any, pretrained: bool) -> Any:
-    from crossfade import models
-
-    without = {"weights": None} if not pretrained and "weights" in spec else {}
-    return use.make(models.ENCODERS, {**spec, **without})
-
-
-def _heads(spec: Mapping[str, Any], dims: Mapping[str, int], merged: Mapping[str, int], classes: int) -> dict[str, Any]:
-    from crossfade import models
-
-    by_embedding = {name: spec for name in merged} if "use" in spec else spec
-    for name in by_embedding:
-        _one_of(name, dims, "model.heads")
-    return {name: use.make(models.HEADS, head, dims[name], classes) for name, head in by_embedding.items()}
-
-
-def _fits(name: str, declared: Spec, expected: Spec) -> None:
-    """An encoder's expectations against what its stream declares; None expects nothing."""
-    pairs = zip(declared.shape, expected.shape, strict=False)
-    same_rank = len(declared.shape) == len(expected.shape)
-    if not same_rank or any(want is not None and have is not None and have != want for have, want in pairs):
-        raise UserError(f"data.streams.{name}: makes {declared.shape}, but its encoder takes {expected.shape} (None = any)")
-    for what in ("rate", "mean", "std"):
-        have, want = getattr(declared, what), getattr(expected, what)
-        if want is not None and have is not None and have != want:
-            raise UserError(f"data.streams.{name}.{what}: found {have}, but its encoder was made for {want}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from crossfade import judge, settings
+from crossfade import build, judge, settings
 from crossfade import recipe as recipes
 from crossfade.clip import Clip, Corpus, UserError
 from crossfade.data.check import Findings
@@ -53,8 +53,8 @@ def resume(folder: Path, *, screen: Terminal | None = None) -> dict[str, Any]:
         screen.say(f"{folder} is finished already")
         return bundles.read_json(folder / bundles.METRICS)
     recipe = recipes.resolve(settings.read_file(folder / bundles.RECIPE), str(folder / bundles.RECIPE))
-    corpus = recipes.build_corpus(recipe)
-    splits = recipes.build_splits(recipe, corpus.clips)
+    corpus = build.corpus(recipe)
+    splits = build.splits(recipe, corpus.clips)
     with stopping() as stop:
         work = Work(recipe, corpus, folder, screen, stop)
         return work.train_one(splits[0]) if len(splits) == 1 else work.train_folds(splits)
@@ -87,7 +87,7 @@ def open_run(folder: Path, overrides: Sequence[str] = (), *, corpus: Path | None
             raise UserError(f"{override}: a finished run can be fed differently (data.…) but not changed; train it anew for that")
     settings.override(raw, overrides)
     recipe = recipes.resolve(raw)
-    model = recipes.build_model(recipe, bundle.classes, pretrained=False)
+    model = build.model(recipe, bundle.classes, pretrained=False)
     bundle.load_into(model)
     device = torch.device("cuda" if recipe.device != "cpu" and torch.cuda.is_available() else "cpu")
     model.to(device).eval()
@@ -103,9 +103,9 @@ def evaluate(
     """
     screen = screen or Terminal()
     opened = open_run(folder, overrides, corpus=corpus)
-    found = recipes.build_corpus(opened.recipe)
+    found = build.corpus(opened.recipe)
     _known_classes(found, opened)
-    clips = found.clips if corpus else getattr(recipes.build_splits(opened.recipe, found.clips)[0], split)
+    clips = found.clips if corpus else getattr(build.splits(opened.recipe, found.clips)[0], split)
     intake = _take_in(opened.desk, clips, screen)
     target = opened.recipe.targets[0]
     tables = judge.predictions(opened.desk, opened.model, intake.clips, intake, split)
@@ -201,6 +201,6 @@ def _warnings(folders: Sequence[Path]) -> list[str]:
 def check(corpus: Path | None, name: str | None = None, overrides: Sequence[str] = (), *, screen: Terminal | None = None) -> Findings:
     """What is in a corpus and what would bias a result: a folder or CSV as it is, or as the recipe `name` would read it."""
     screen = screen or Terminal()
-    found = recipes.build_corpus(recipes.load(name, overrides, corpus=corpus)) if name else recipes.guess_corpus(corpus)
+    found = build.corpus(recipes.load(name, overrides, corpus=corpus)) if name else build.guess_corpus(corpus)
     with screen.counting("reading clips", sum(len(clip.media) for clip in found.clips)) as step:
         return check_corpus(found, advance=step)

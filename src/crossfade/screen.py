@@ -78,7 +78,8 @@ class Terminal:
     def _open(self, title: str, total: int, done: int) -> None:
         if not self.bars:
             return
-        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(compact=True), TextColumn("{task.fields[notes]}"))
+        notes = TextColumn("{task.fields[notes]}")
+        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(compact=True), notes)
         self._progress = Progress(*columns, console=self.console)
         self._progress.start()
         self._task = self._progress.add_task(title.ljust(PHASE_WIDTH), total=total, completed=done, notes="")

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 
-from crossfade import judge, settings
-from crossfade import recipe as recipes
+from crossfade import build, judge, settings
 from crossfade.clip import Clip, Corpus, UserError, seed_of
 from crossfade.data.intake import Intake, Reader, count_by_streams
 from crossfade.data.split import Splits
@@ -40,7 +39,7 @@ Parts = dict[str, list[Clip]]  # split -> clips
 
 def open_desk(recipe: Recipe, classes: Mapping[str, list[str]], device: torch.device) -> judge.Desk:
     """What serves clips to this recipe's model."""
-    return judge.Desk(recipe, classes, Reader(recipes.build_streams(recipe), Store()), device)
+    return judge.Desk(recipe, classes, Reader(build.streams(recipe), Store()), device)
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Work:
                 raise UserError(f"data.split: {name} has no clip that can be read")
         model = self._model(desk.classes)
         notes = self._notes(split, intake, model)
-        history = fit(self._run(desk, model, parts, intake, accelerator), recipes.build_phases(recipe))
+        history = fit(self._run(desk, model, parts, intake, accelerator), build.phases(recipe))
         accelerator.end_training()
         return self._finish(desk, model, parts, intake, notes, history) if accelerator.is_main_process else {}
 
@@ -112,7 +111,7 @@ class Work:
     def _model(self, classes: Mapping[str, list[str]]) -> Fused:
         resumed = Checkpoints(self.folder / "checkpoint").exist()  # then every weight comes from the checkpoint
         torch.manual_seed(seed_of(self.recipe.seed, "model"))
-        model = recipes.build_model(self.recipe, classes, pretrained=not resumed)
+        model = build.model(self.recipe, classes, pretrained=not resumed)
         for phase in self.recipe.phases:  # a mistyped pattern must not surface hours later
             resolve(model, phase.rates, where=f"phases.{phase.name}.rates")
         return model
@@ -145,13 +144,11 @@ class Work:
 
     def _run(self, desk: judge.Desk, model: Fused, parts: Parts, intake: Intake, accelerator: Accelerator) -> Run:
         recipe, metric = self.recipe, METRICS[self.recipe.select]
-        rank, world = accelerator.process_index, accelerator.num_processes
-        workers = desk.workers(parts["train"])
+        share: dict[str, Any] = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+        share["workers"] = desk.workers(parts["train"])
         val = desk.loader(parts["val"], intake)
-        train = {
-            sees: desk.loader(parts["train"], intake, view=recipes.build_view(recipe, sees), workers=workers, rank=rank, world=world)
-            for sees in {phase.sees for phase in recipe.phases}
-        }
+        seen = {phase.sees for phase in recipe.phases}
+        train = {sees: replace(desk.loader(parts["train"], intake, build.view(recipe, sees)), **share) for sees in seen}
         return Run(
             model=model,
             accelerator=accelerator,
@@ -188,7 +185,9 @@ class Work:
         Checkpoints(folder / "checkpoint").clear()
         return metrics
 
-    def _report(self, metrics: dict[str, Any], table: Predictions, notes: dict[str, Any], history: list[dict[str, Any]], examples: Callable) -> None:
+    def _report(
+        self, metrics: dict[str, Any], table: Predictions, notes: dict[str, Any], history: list[dict[str, Any]], examples: Callable
+    ) -> None:
         content = ReportContent(
             title=f"{self.recipe.name}: {metrics['target']}",
             warnings=notes["warnings"],

@@ -23,7 +23,7 @@ def hear(sound: np.ndarray, bands: int = 24, steps: int = 12) -> np.ndarray:
     cells = np.stack(
         [power[i * len(power) // steps : max((i + 1) * len(power) // steps, i * len(power) // steps + 1)].mean(0) for i in range(steps)]
     )
-    return _unit(10 * np.log10(np.maximum(cells, cells.max() * 1e-6)))
+    return _unit(10 * np.log10(np.maximum(cells, cells.max() * 1e-6 + 1e-20)))
 
 
 def see(frames: np.ndarray) -> np.ndarray | None:
@@ -33,8 +33,8 @@ def see(frames: np.ndarray) -> np.ndarray | None:
     """
     grey = frames.mean(1, dtype=np.float32)
     still, moving = grey.mean(0), grey - grey.mean(0)
-    parts = [_unit(still), _unit(moving)][: len(frames)]
-    return _unit(np.concatenate(parts)) if any(part.any() for part in parts) else None
+    joined = np.concatenate([_unit(still), _unit(moving)][: len(frames)])
+    return joined / np.linalg.norm(joined) if joined.any() else None
 
 
 def _unit(values: np.ndarray) -> np.ndarray:

@@ -75,7 +75,9 @@ def opened(path: Path) -> Iterator[InputContainer]:
     try:
         with path.open("rb", buffering=0) as file:
             nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
-            with av.open(nameless, options={"protocol_whitelist": "file"}, metadata_errors="replace", buffer_size=BUFFER) as container:
+            with av.open(
+                nameless, mode="r", options={"protocol_whitelist": "file"}, metadata_errors="replace", buffer_size=BUFFER
+            ) as container:
                 if container.format.name in NOT_MEDIA or not len(container.streams):
                     raise Unreadable(path, "is not a sound or video file, or is damaged beyond reading")
                 yield container
@@ -120,7 +122,7 @@ def seek(container: InputContainer, stream: av.AudioStream | av.VideoStream, sta
 
     So is an MPEG stream, whose first timestamps after a seek are guesses, wrong by a frame.
     """
-    if container.format.flags & Flags.ts_discont:
+    if container.format.flags & Flags.ts_discont.value:
         return
     at = max(Fraction(start) - WARM_UP, Fraction(0)) + zero(container)
     with suppress(FFmpegError):
@@ -128,9 +130,9 @@ def seek(container: InputContainer, stream: av.AudioStream | av.VideoStream, sta
 
 
 def declared_seconds(container: InputContainer, stream: av.AudioStream | av.VideoStream) -> tuple[float, bool]:
-    """How long the track is as the file declares it (0 = it does not), and whether that is the track's own or the whole file's."""
-    if stream.duration:
-        return float(stream.duration * (stream.time_base or 0)), True
+    """The second at which the track ends as the file declares it (0 = it does not); whether it says so of the track itself."""
+    if stream.duration and stream.time_base:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base - zero(container)), True
     return (container.duration or 0) / 1e6, False
 
 

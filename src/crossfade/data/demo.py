@@ -22,8 +22,8 @@ FPS = 12  # frames a second
 OVERSAMPLE = 3  # faces are drawn this much larger, then shrunk: smooth edges
 TABLE = 1024  # samples of one period of a voice
 INK = (45, 32, 38)
-# Best first, with options. x264's assembly takes decisions that differ from run to run: without it the bytes repeat.
-ENCODERS = {"libx264": {"x264-params": "asm=0"}, "mpeg4": {}}
+# Best first, with options. The look-ahead of x264 decides differently from run to run; without it the bytes repeat.
+ENCODERS = {"libx264": {"preset": "veryfast", "x264-params": "mbtree=0:rc-lookahead=0"}, "mpeg4": {}}
 
 
 class Voice(NamedTuple):

@@ -61,7 +61,10 @@ def load_detector(path: Path) -> Any:
         raise UserError("frames.face: finding faces needs OpenCV; pip install crossfade[faces]") from None
     if not Path(path).is_file():
         raise UserError(f"frames.face: {path}: no such file; give a YuNet detector (.onnx), or null for the whole picture")
+    said = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # OpenCV 5 warns of its own defaults on stderr
     try:
         return cv2.FaceDetectorYN.create(str(path), "", (320, 320), CONFIDENT)
     except cv2.error:
         raise UserError(f"frames.face: {path} is not a YuNet detector (.onnx) that OpenCV can load") from None
+    finally:
+        cv2.utils.logging.setLogLevel(said)

@@ -22,7 +22,10 @@ View = Mapping[str, Sequence[Augmentation]]  # stream -> augmentations, in order
 
 
 def auto_workers(asked: int, media: Path | None = None) -> int:
-    """Loader processes: as asked, or for -1 by machine: none on Windows; under WSL 0 for data on /mnt, else 2; else min(8, max(2, cores // 2))."""
+    """Loader processes: as asked, or for -1 by machine.
+
+    None on Windows; under WSL none for data on /mnt and 2 otherwise; elsewhere min(8, max(2, cores // 2)).
+    """
     if asked >= 0:
         return asked
     if sys.platform == "win32":

@@ -33,6 +33,7 @@ from crossfade.data.container import (
 LIBSNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"fLaC", b"OggS", b"FORM", b".snd", b"caff", b"riff")
 UNKNOWN_LENGTH = 1 << 40  # samples; a streamed FLAC declares 2^63 - 1
 STREAMED_BYTES = 0x7FFFFF00  # a WAV header written to a pipe declares this much or more
+LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # hertz; beyond them a header is damaged, and resampling would fill the memory
 BLOCK = 1 << 12  # samples: what a break in a file costs at most; a FLAC frame
 INTEGER_ZERO = {"u8": 128.0}
 INTEGER_FULL = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
@@ -58,6 +59,8 @@ def read_audio(path: Path | str, *, rate: int, start: float = 0.0, end: float | 
     check_file(path)
     check_span(path, start, end)
     sound, native = _sndfile_sound(path, start, end) or _ffmpeg_sound(path, start, end)
+    if not LOWEST_RATE <= native <= HIGHEST_RATE:
+        raise Unreadable(path, f"declares {native} samples a second; {LOWEST_RATE} to {HIGHEST_RATE} are possible")
     if not np.isfinite(sound).all():
         raise Unreadable(path, "the sound contains NaN or infinity")
     resampled = soxr.resample(sound, native, rate, "HQ")
@@ -136,6 +139,8 @@ def _ffmpeg_sound(path: Path, start: float, end: float | None) -> tuple[np.ndarr
     if not native and not 0 < declared <= start:
         raise Unreadable(path, "holds no sound (nothing decodes)")
     check_track(path, start, end, begin + len(sound) / native if native else declared, declared, own=own)
+    if begin - start > len(sound) / native:
+        raise Unreadable(path, f"its sound begins only at {begin:.2f} s, its timestamps may be damaged")
     offset = round((begin - start) * native)
     placed = sound[-offset:] if offset < 0 else np.pad(sound, (offset, 0))
     return (placed if end is None else placed[: max(round((end - start) * native), 1)]), native

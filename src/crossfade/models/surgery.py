@@ -27,6 +27,7 @@ BUNDLE_FILE = "model.safetensors"
 WRAPPERS = ("model", "state_dict")  # keys under which training scripts keep the weights
 ALWAYS_ALLOWED = ("heads.*", "*num_batches_tracked")  # a head belongs to its classes; the counters steer nothing
 SHOWN = 4  # names in a message
+LINE = 160  # characters of a foreign error in a message
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _safetensors(file: Path) -> object:
     try:
         return load_file(file)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"weights: {file}: not a whole safetensors file ({first_line(error)})") from error
+        raise UserError(f"weights: {file}: not a whole safetensors file ({one_line(error)})") from error
 
 
 def _torch(file: Path) -> object:
@@ -139,7 +140,7 @@ def _torch(file: Path) -> object:
         code = f"it asks for {asked[1]}" if asked else "it is not a plain dict of tensors"
         raise UserError(f"weights: {file}: needs code to load ({code}), which is refused; save its state_dict alone") from error
     except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        raise UserError(f"weights: {file}: not a whole PyTorch file ({first_line(error)})") from error
+        raise UserError(f"weights: {file}: not a whole PyTorch file ({one_line(error)})") from error
 
 
 READERS: dict[str, Callable[[Path], object]] = {".safetensors": _safetensors, ".pth": _torch, ".pt": _torch, ".bin": _torch}
@@ -233,9 +234,10 @@ def _mean(weight: Tensor, channels: int) -> Tensor:
 ADAPTERS: dict[str, Callable[[Tensor, int], Tensor]] = {"sum": _sum, "mean": _mean}
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its kind where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def one_line(error: BaseException) -> str:
+    """The beginning of what an error says, in one line; its kind where it says nothing."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= LINE else text[:LINE] + " …"
 
 
 def _shape(tensor: Tensor) -> str:

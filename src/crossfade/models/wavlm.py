@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from crossfade.clip import Spec, UserError
 from crossfade.models.encoder import Encoder
 from crossfade.models.masks import attendable, begin_zero
-from crossfade.models.surgery import READERS, first_line, start_from
+from crossfade.models.surgery import READERS, one_line, start_from
 
 if TYPE_CHECKING:
     from transformers import WavLMModel
@@ -42,10 +42,10 @@ def wavlm(
     (`apply_spec_augment`, `mask_time_*` of the config), but no layers or features are dropped. UserError where transformers is not
     installed, the weights cannot be had, or do not fit and `allow_missing` does not name the rest.
     """
-    settings, source = _settings(weights, config or {}), weights
+    net, source = _net(weights, config or {}), weights
     if weights is not None and _is_hugging_face(weights):
         source = _found(weights, HUGGING_FACE_FILES)
-    encoder = _staged(_library().WavLMModel(settings), normalize)
+    encoder = _staged(net, normalize)
     return start_from(encoder, source, rename=_transformers_names(encoder), allow=allow_missing, label=weights or "")
 
 
@@ -130,6 +130,8 @@ def span_mask(lengths: Tensor, steps: int, fraction: float, length: int, least: 
 def _staged(net: WavLMModel, normalize: bool) -> Encoder:
     """transformers' model as stages; its norm sits before the layers, or after them in the stable-norm (large) form."""
     before, after = (nn.Identity(), net.encoder.layer_norm) if net.config.do_stable_layer_norm else (net.encoder.layer_norm, nn.Identity())
+    if net.adapter is not None:
+        raise UserError("wavlm: config.add_adapter: adapters are not part of the staged encoder; set it to false")
     layers = net.encoder.layers
     norms = [*[nn.Identity()] * (len(layers) - 1), after]
     stages = [Stem(net, before), *[Layer(layer, norm) for layer, norm in zip(layers, norms, strict=True)]]
@@ -165,16 +167,18 @@ def _library() -> Any:
     return transformers
 
 
-def _settings(weights: str | None, changes: Mapping[str, Setting]) -> Any:
-    """transformers' configuration: the default, or that of a hub name or Hugging Face folder, with changes."""
-    library = _library().WavLMConfig
-    unknown = [key for key in changes if key not in vars(library())]
+def _net(weights: str | None, changes: Mapping[str, Setting]) -> WavLMModel:
+    """transformers' model at random, by the default configuration or that of a hub name or Hugging Face folder, with changes."""
+    library = _library()
+    unknown = [key for key in changes if key not in vars(library.WavLMConfig())]
     if unknown:
         raise UserError(f"wavlm: config.{unknown[0]} is not a setting of transformers' WavLMConfig")
-    if weights is None or not _is_hugging_face(weights):
-        return library(**changes)
-    _found(weights, ("config.json",))
-    return library.from_pretrained(weights, **changes)
+    folder = Path(_found(weights, ("config.json",))).parent if weights is not None and _is_hugging_face(weights) else None
+    try:
+        settings = library.WavLMConfig.from_pretrained(folder, **changes) if folder else library.WavLMConfig(**changes)
+        return library.WavLMModel(settings)
+    except Exception as error:  # whatever fails here, the settings asked for it
+        raise UserError(f"wavlm: config: {one_line(error)}") from error
 
 
 def _is_hugging_face(weights: str) -> bool:
@@ -184,15 +188,16 @@ def _is_hugging_face(weights: str) -> bool:
 
 def _found(name: str, files: tuple[str, ...]) -> str:
     """The first of these files in a folder, in the local cache or on the hub; UserError in one line where there is none."""
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
-    try:
-        found = (cached_file(name, file, _raise_exceptions_for_missing_entries=False) for file in files)
-        return next(path for path in found if path is not None)
-    except (OSError, ValueError, StopIteration) as error:
-        reason = first_line(error) if str(error) else f"no {' or '.join(files)}"
-        how = f"where there is a network `hf download {name}` and give that folder, or set `weights: null` to train from scratch"
-        raise UserError(f"weights: {name}: neither here nor on the hub ({reason}); {how}") from error
+    reasons = []
+    for file in files:
+        try:
+            return str(cached_file(name, file))
+        except (OSError, ValueError) as error:
+            reasons.append(one_line(error))
+    how = f"where there is a network `hf download {name}` and give that folder, or set `weights: null` to train from scratch"
+    raise UserError(f"weights: {name}: neither here nor on the hub ({reasons[0]}); {how}")
 
 
 def _transformers_names(encoder: Encoder) -> dict[str, str]:

@@ -15,8 +15,10 @@ from crossfade.clip import UNKNOWN
 if TYPE_CHECKING:
     from crossfade.clip import Named
 
+
 class Term(Protocol):
-    weight: float
+    @property
+    def weight(self) -> float: ...
 
     def __call__(self, out: Named, batch: Named) -> tuple[Tensor, Tensor]:
         """(B,) values and (B,) bool, True where the clip has what the term needs."""

@@ -1,0 +1,117 @@
+"""A checked recipe to objects: corpus, splits, streams, views, model, phases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from crossfade import data, models, training, use
+from crossfade.clip import Clip, Corpus, Spec, UserError
+from crossfade.data.intake import Stream
+from crossfade.data.loader import View
+from crossfade.data.ravdess import RAVDESS_FOLDS, parse
+from crossfade.data.split import Splits, split
+from crossfade.models.model import Fused
+from crossfade.recipe import PhaseSpec, Recipe, one_of
+from crossfade.training.loop import Phase
+from crossfade.training.terms import Objective
+
+
+def corpus(recipe: Recipe) -> Corpus:
+    """Read the corpus the recipe names; every target must be labelled in it."""
+    found = use.make(data.CORPORA, recipe.data.corpus)
+    for target in recipe.targets:
+        one_of(target, found.classes, "model.heads")
+    return found
+
+
+def guess_corpus(path: Path | None) -> Corpus:
+    """A CSV as a manifest, a folder with RAVDESS's file names as RAVDESS, another folder as a tree of classes."""
+    if path is None or not path.exists():
+        raise UserError(f"{path}: no such folder or CSV")
+    if path.is_file():
+        return data.manifest(path=path)
+    named = any(parse(file) for file in path.rglob("*-*-*-*-*-*-*.*"))
+    return data.ravdess(root=path) if named else data.tree(root=path)
+
+
+def splits(recipe: Recipe, clips: list[Clip]) -> list[Splits]:
+    """One split, or one a fold where the recipe asks for folds and names none."""
+    given = recipe.data.split
+    if not given["folds"] or given["fold"] is not None:
+        return [use.call(split, given, clips)]
+    count = given["folds"] if isinstance(given["folds"], int) else len(RAVDESS_FOLDS if given["folds"] == "ravdess" else given["folds"])
+    return [use.call(split, {**given, "fold": number}, clips) for number in range(count)]
+
+
+def streams(recipe: Recipe) -> dict[str, Stream]:
+    return {name: use.make(data.STREAMS, spec) for name, spec in recipe.data.streams.items()}
+
+
+def view(recipe: Recipe, name: str) -> View:
+    """The augmentations of a view, by stream; "" is the clean one."""
+    return _made(recipe.data.views[name]) if name else {}
+
+
+def degrade(recipe: Recipe) -> View:
+    return _made(recipe.data.degrade)
+
+
+def _made(view: Mapping[str, list[Any]]) -> View:
+    return {stream: [use.make(data.AUGMENTATIONS, spec) for spec in specs] for stream, specs in view.items()}
+
+
+def phases(recipe: Recipe) -> list[Phase]:
+    def phase(spec: PhaseSpec) -> Phase:
+        plain = {name: getattr(spec, name) for name in ("name", "epochs", "rates", "sees", "patience", "clip_norm", "accumulate", "steps")}
+        return Phase(
+            **plain,
+            objective=Objective({name: use.make(training.TERMS, term) for name, term in spec.terms.items()}),
+            optimizer=lambda groups: use.make(training.OPTIMIZERS, spec.optimizer, groups),
+            schedule=use.make(training.SCHEDULES, spec.schedule),
+        )
+
+    return [phase(spec) for spec in recipe.phases]
+
+
+def model(recipe: Recipe, classes: Mapping[str, Sequence[str]], *, pretrained: bool = True) -> Fused:
+    """The model the recipe describes, with the encoders' own weights unless `pretrained` is False (a bundle brings its own)."""
+
+    encoders = {name: _encoder(spec, pretrained) for name, spec in recipe.model.encoders.items()}
+    for name, stream in streams(recipe).items():
+        _fits(name, stream.spec, encoders[name].spec)
+    dims = {name: encoder.dim for name, encoder in encoders.items()}
+    widths, mix = dict(dims), []
+    for spec in recipe.model.mix:
+        mix.append(use.make(models.MIXERS, spec, widths))
+        widths = mix[-1].dims
+    merge = use.make(models.MERGERS, recipe.model.merge, widths)
+    heads = {target: _heads(spec, {**dims, **merge.dims}, merge.dims, len(classes[target])) for target, spec in recipe.model.heads.items()}
+    return Fused(encoders, mix=mix, merge=merge, heads=heads, drop_stream=recipe.model.drop_stream)
+
+
+def _encoder(spec: Any, pretrained: bool) -> Any:
+
+    without = {"weights": None} if not pretrained and "weights" in spec else {}
+    return use.make(models.ENCODERS, {**spec, **without})
+
+
+def _heads(spec: Mapping[str, Any], dims: Mapping[str, int], merged: Mapping[str, int], classes: int) -> dict[str, Any]:
+
+    by_embedding = dict.fromkeys(merged, spec) if "use" in spec else spec
+    for name in by_embedding:
+        one_of(name, dims, "model.heads")
+    return {name: use.make(models.HEADS, head, dims[name], classes) for name, head in by_embedding.items()}
+
+
+def _fits(name: str, declared: Spec, expected: Spec) -> None:
+    """An encoder's expectations against what its stream declares; None expects nothing."""
+    pairs = zip(declared.shape, expected.shape, strict=False)
+    same_rank = len(declared.shape) == len(expected.shape)
+    if not same_rank or any(want is not None and have is not None and have != want for have, want in pairs):
+        raise UserError(f"data.streams.{name}: makes {declared.shape}, but its encoder takes {expected.shape} (None = any)")
+    for what in ("rate", "mean", "std"):
+        have, want = getattr(declared, what), getattr(expected, what)
+        if want is not None and have is not None and have != want:
+            raise UserError(f"data.streams.{name}.{what}: found {have}, but its encoder was made for {want}")
