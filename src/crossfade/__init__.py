@@ -25,7 +25,7 @@ PUBLIC = {
     "Fused": "crossfade.models.model",
     "Predictions": "crossfade.evaluation.predictions",
 }
-__all__ = [*PUBLIC, "__version__"]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [*PUBLIC, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -41,9 +41,8 @@ class Desk:
     def intake(self, clips: list[Clip], advance: Callable[[], None]) -> Intake:
         return take_in(clips, self.reader, advance=advance)
 
-    def loader(
-        self, clips: list[Clip], intake: Intake, *, view: View | None = None, workers: int = 0, rank: int = 0, world: int = 1
-    ) -> Loader:
+    def loader(self, clips: list[Clip], intake: Intake, view: View | None = None) -> Loader:
+        """In this process and whole; `dataclasses.replace` gives it workers and a share."""
         samples = Samples(clips, intake.streams, self.reader, view or {}, build.degrade(self.recipe))
         labels = {target: label_indices(clips, target, self.classes[target]) for target in self.recipe.targets}
         return Loader(samples, labels, self.recipe.data.batch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -75,13 +76,16 @@ class Work:
             if not parts[name]:
                 raise UserError(f"data.split: {name} has no clip that can be read")
         model = self._model(desk.classes)
-        notes = self._notes(split, intake, model)
+        notes = self._notes(desk, split, intake, model)
         history = fit(self._run(desk, model, parts, intake, accelerator), build.phases(recipe))
         accelerator.end_training()
         return self._finish(desk, model, parts, intake, notes, history) if accelerator.is_main_process else {}
 
     def _accelerator(self) -> Accelerator:
         recipe = self.recipe
+        for tracker in recipe.track:
+            if importlib.util.find_spec(tracker) is None:
+                raise UserError(f"track: {tracker} is not installed: pip install crossfade[{tracker}]")
         accelerator = Accelerator(
             mixed_precision=recipe.precision, cpu=recipe.device == "cpu", log_with=list(recipe.track) or None, project_dir=self.folder
         )
@@ -114,9 +118,17 @@ class Work:
         model = build.model(self.recipe, classes, pretrained=not resumed)
         for phase in self.recipe.phases:  # a mistyped pattern must not surface hours later
             resolve(model, phase.rates, where=f"phases.{phase.name}.rates")
+        if not resumed:
+            self._describe_weights(model)
         return model
 
-    def _notes(self, split: Splits, intake: Intake, model: Fused) -> dict[str, Any]:
+    def _describe_weights(self, model: Fused) -> None:
+        """Let recipe.yaml say what only the weights' own files said, so that the bundle can be rebuilt without them."""
+        for name, encoder in model.encoders.items():
+            self.recipe.model.encoders[name] |= encoder.rebuild  # type: ignore[operator]
+        bundles.write_text(self.folder / bundles.RECIPE, self.recipe.yaml())
+
+    def _notes(self, desk: judge.Desk, split: Splits, intake: Intake, model: Fused) -> dict[str, Any]:
         """What a reader of the numbers must know, on disk before training starts; weights are loaded here, once."""
         path = self.folder / bundles.NOTES
         if Checkpoints(self.folder / "checkpoint").exist() and path.is_file():
@@ -126,10 +138,11 @@ class Work:
             loads.append(f"{part}: {_warm_start(model, part, source, self.recipe.model.allow_missing).line()}")
         for line in loads:
             self.screen.say(line)
-        for warning in split.warnings:
+        warnings = [*split.warnings, *_random_and_frozen(model, self.recipe), *_faceless(intake, desk)]
+        for warning in warnings:
             self.screen.warn(warning)
         notes = {
-            "warnings": split.warnings,
+            "warnings": warnings,
             "skipped": [[str(path), reason] for path, reason in (*intake.failed, *self.corpus.skipped)],
             "loads": loads,
             "unseen": not {clip.group for clip in split.train} & {clip.group for clip in split.test},
@@ -237,6 +250,30 @@ def _warm_start(model: Fused, part: str, source: Path, allow: list[str]) -> Any:
         parts = [name for name, _ in model.named_modules() if 0 < name.count(".") < 3]
         raise UserError(f"model.init: found {part!r}, {settings.nearest(part, parts)}") from None
     return load_weights(module, source, prefix=f"{part}.", allow=allow)
+
+
+def _random_and_frozen(model: Fused, recipe: Recipe) -> list[str]:
+    """Encoders that start at random and never learn: allowed, never silent."""
+    learns = {name for phase in recipe.phases for name, rate in resolve(model, phase.rates).items() if rate is not None}
+    warnings = []
+    for name, encoder in model.encoders.items():
+        path = f"encoders.{name}"
+        warm = encoder.report or any(path == part or path.startswith(f"{part}.") for part in recipe.model.init)
+        if not warm and not any(each.startswith(f"{path}.") for each in learns):
+            warnings.append(f"{path} has random weights and never learns; name some in model.{path}.weights or model.init")
+    return warnings
+
+
+def _faceless(intake: Intake, desk: judge.Desk) -> list[str]:
+    """How many clips kept the whole picture because no face was found in them, for streams that crop to the face."""
+    warnings = []
+    for name, stream in desk.reader.streams.items():
+        if getattr(stream, "face", None) is not None:
+            clips = [clip for clip in intake.clips if name in intake.streams[clip.id]]
+            without = sum(not stream.face_found(clip) for clip in clips)  # type: ignore[attr-defined]
+            if without:
+                warnings.append(f"no face was found in {without} of {len(clips)} clips; they keep the whole picture")
+    return warnings
 
 
 def _learning(model: Fused, rates: Mapping[str, float | None]) -> int:

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -271,6 +272,7 @@ def _path(clip: Clip, reads: tuple[str, ...]) -> Path:
     raise UserError(f"clip {clip.id}: has {', '.join(clip.media) or 'no media'}; this stream reads {' or '.join(reads)}")
 
 
+@lru_cache(maxsize=8)
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

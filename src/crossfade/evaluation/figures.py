@@ -83,7 +83,7 @@ def plain(value: float) -> str:
 
 def learning_curves(history: Sequence[dict]) -> list[tuple[str, Markup]]:
     """Rows of metrics.jsonl -> (title, chart) of the loss and of the scores on val; a chart without any number is left out."""
-    loss = [Series("train", "thin", _values(history, "train", "loss")), Series("validation", "ear", _values(history, "val", "loss"))]
+    loss = [Series("train", "thin", _values(history, "train", "loss")), Series("validation", "ear", _values(history, "val", "nll"))]
     scores = [
         Series("macro-F1", "eye", _values(history, "val", "macro_f1")),
         Series("accuracy", "thin", _values(history, "val", "accuracy")),

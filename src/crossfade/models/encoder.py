@@ -19,7 +19,8 @@ class Encoder(nn.Module):
 
     `begin` makes the first state from an input (B, …) and its mask (B, T), and takes padding out of the input; each stage maps a state
     to a state: a dict of tensors with the batch first, of which "x" (B, T, D) and "mask" (B, T) become the tokens at the end.
-    `report` says what was loaded into it, None where it was built from scratch.
+    `report` says what was loaded into it, None where it was built from scratch; `rebuild` holds the options that would build the same
+    shape without those weights, where the weights decide it.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Encoder(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.dim, self.spec, self.report = dim, spec, report
         self.begin = begin
+        self.rebuild: dict[str, object] = {}
 
     def run(self, state: Named, start: int = 0, stop: int | None = None) -> Named:
         """Run the stages start … stop − 1 (None: to the last) on a state."""

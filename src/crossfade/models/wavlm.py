@@ -46,6 +46,7 @@ def wavlm(
     if weights is not None and _is_hugging_face(weights):
         source = _found(weights, HUGGING_FACE_FILES)
     encoder = _staged(net, normalize)
+    encoder.rebuild = {"config": _changes(net.config)}
     return start_from(encoder, source, rename=_transformers_names(encoder), allow=allow_missing, label=weights or "")
 
 
@@ -179,6 +180,14 @@ def _net(weights: str | None, changes: Mapping[str, Setting]) -> WavLMModel:
         return library.WavLMModel(settings)
     except Exception as error:  # whatever fails here, the settings asked for it
         raise UserError(f"wavlm: config: {one_line(error)}") from error
+
+
+def _changes(settings: Any) -> dict[str, object]:
+    """What differs from WavLM-base: enough to rebuild this shape where the folder or hub name it came from is gone."""
+    kinds = (bool, int, float, str, list)
+    known = vars(_library().WavLMConfig())
+    found = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.to_diff_dict().items()}
+    return {name: value for name, value in found.items() if name in known and isinstance(value, kinds) and name != "transformers_version"}
 
 
 def _is_hugging_face(weights: str) -> bool:

@@ -27,6 +27,7 @@ def replace_file(path: Path, write) -> None:
     """Call write(temporary) and move the result into place in one step; a kill leaves the old file or the new, never half."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     write(temporary)
+    temporary.chmod(0o644)  # some writers make files that only their owner may read
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(path)
