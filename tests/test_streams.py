@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import librosa
@@ -204,3 +205,14 @@ def test_resize_is_bilinear_with_antialias():
     picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
     exact = interpolate(torch.from_numpy(picture).permute(2, 0, 1)[None].double(), (11, 11), mode="bilinear", antialias=True)[0]
     assert np.abs(resize(picture, 11) - exact.numpy()).max() <= 1.0
+
+
+@needs_data
+def test_threads_do_not_share_a_detector():
+    """OpenCV's detector keeps its picture inside itself: four threads on one of them crashed."""
+    clips = sorted((DATA / "grid" / "s1").glob("*"))[:16]
+    stream = frames(face=DETECTOR, count=2, size=32)
+    alone = [stream.decode(clip_of(path, "video")) for path in clips]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda path: stream.decode(clip_of(path, "video")), clips))
+    assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))

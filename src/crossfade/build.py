@@ -12,7 +12,7 @@ from crossfade.data.intake import Stream
 from crossfade.data.loader import View
 from crossfade.data.ravdess import RAVDESS_FOLDS, parse
 from crossfade.data.split import Splits, split
-from crossfade.models.model import Fused
+from crossfade.models.model import JOINT, Fused
 from crossfade.recipe import PhaseSpec, Recipe, one_of
 from crossfade.training.loop import Phase
 from crossfade.training.terms import Objective
@@ -77,7 +77,6 @@ def phases(recipe: Recipe) -> list[Phase]:
 
 def model(recipe: Recipe, classes: Mapping[str, Sequence[str]], *, pretrained: bool = True) -> Fused:
     """The model the recipe describes, with the encoders' own weights unless `pretrained` is False (a bundle brings its own)."""
-
     encoders = {name: _encoder(spec, pretrained) for name, spec in recipe.model.encoders.items()}
     for name, stream in streams(recipe).items():
         _fits(name, stream.spec, encoders[name].spec)
@@ -88,17 +87,24 @@ def model(recipe: Recipe, classes: Mapping[str, Sequence[str]], *, pretrained: b
         widths = mix[-1].dims
     merge = use.make(models.MERGERS, recipe.model.merge, widths)
     heads = {target: _heads(spec, {**dims, **merge.dims}, merge.dims, len(classes[target])) for target, spec in recipe.model.heads.items()}
+    _outputs_exist(recipe, heads)
     return Fused(encoders, mix=mix, merge=merge, heads=heads, drop_stream=recipe.model.drop_stream)
 
 
-def _encoder(spec: Any, pretrained: bool) -> Any:
+def _outputs_exist(recipe: Recipe, heads: Mapping[str, Mapping[str, Any]]) -> None:
+    """A term on an output that no head gives would be 0 for every clip, and nobody would notice."""
+    outputs = [*heads, *(f"{target}.{name}" for target, named in heads.items() for name in named if name != JOINT)]
+    for phase in recipe.phases:
+        for name, spec in phase.terms.items():
+            one_of(use.make(training.TERMS, spec).output, outputs, f"phases.{phase.name}.terms.{name}.output")
 
+
+def _encoder(spec: Any, pretrained: bool) -> Any:
     without = {"weights": None} if not pretrained and "weights" in spec else {}
     return use.make(models.ENCODERS, {**spec, **without})
 
 
 def _heads(spec: Mapping[str, Any], dims: Mapping[str, int], merged: Mapping[str, int], classes: int) -> dict[str, Any]:
-
     by_embedding = dict.fromkeys(merged, spec) if "use" in spec else spec
     for name in by_embedding:
         one_of(name, dims, "model.heads")

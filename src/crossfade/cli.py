@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,10 +38,10 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a recipe; the run folder is the bundle."""
-    if (recipe is None) == (resume is None):
-        raise UserError("train: give a recipe, or --resume RUN")
-    if resume and (overrides or data or target or out):
+    if resume and (recipe or overrides or data or target or out):
         raise UserError("train --resume RUN takes nothing else: the run goes on as it began")
+    if recipe is None and resume is None:
+        raise UserError("train: give a recipe (`crossfade show recipes` lists them), or --resume RUN")
     from crossfade import recipe as recipes
     from crossfade import run
     from crossfade.screen import Terminal
@@ -51,7 +53,8 @@ def train(
         if resume:
             metrics = run.resume(folder, screen=screen)
         else:
-            metrics = run.train(recipes.load(str(recipe), overrides or [], corpus=data, target=target), folder, screen=screen)
+            chosen = recipes.load(str(recipe), overrides or [], corpus=data, target=target)
+            metrics = run.train(chosen, folder, screen=screen, command=shlex.join(["crossfade", *sys.argv[1:]]))
     except Interrupted as stopped:
         print(f"stopped; go on with: crossfade train --resume {folder}", file=sys.stderr)
         raise typer.Exit(128 + stopped.signal) from None
@@ -94,11 +97,12 @@ def predict(
     rows = list(verbs.predict(run, inputs, screen=Terminal(quiet=as_json)))
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) if as_json else _csv(rows)
     if out:
-        out.write_text(text, encoding="utf-8")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
     else:
         sys.stdout.write(text)
-    if all("error" in row for row in rows):
-        raise UserError("none of these clips could be read")
+    if all("streams" not in row for row in rows):
+        raise UserError("none of these clips can be read")
 
 
 @app.command()
@@ -114,8 +118,6 @@ def compare(
 
     from crossfade import run as verbs
 
-    if len(runs) < 2:
-        raise UserError("compare: give two runs or more")
     table = verbs.compare(runs, metric=metric, split=split, report=report)
     if as_json:
         print(json.dumps(asdict(table), ensure_ascii=False))
@@ -163,8 +165,7 @@ def show_recipes(as_json: Json = False) -> None:
     """The recipes that come with the package."""
     from crossfade import shelf
 
-    rows = shelf.recipe_rows()
-    print(json.dumps(rows, ensure_ascii=False) if as_json else shelf.as_lines(rows))
+    _print_rows(shelf.recipe_rows(), as_json)
 
 
 @show.command("recipe")
@@ -180,8 +181,7 @@ def show_models(as_json: Json = False) -> None:
     """Encoders, mixers, mergers and heads, with their parameters and options."""
     from crossfade import shelf
 
-    rows = shelf.model_rows()
-    print(json.dumps(rows, ensure_ascii=False) if as_json else shelf.as_lines(rows))
+    _print_rows(shelf.model_rows(), as_json)
 
 
 @show.command("run")
@@ -190,6 +190,15 @@ def show_run(run: Path, as_json: Json = False) -> None:
     from crossfade.deploy import bundle as bundles
 
     _print_metrics(bundles.read_json(run / bundles.METRICS), run, as_json)
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, ensure_ascii=False))
+        return
+    from crossfade.screen import print_rows
+
+    print_rows(rows)
 
 
 def _print_metrics(metrics: dict[str, Any], folder: Path | None, as_json: bool) -> None:
@@ -205,9 +214,9 @@ def _print_metrics(metrics: dict[str, Any], folder: Path | None, as_json: bool) 
 
 def _csv(rows: list[dict[str, Any]]) -> str:
     import csv
-    import io
 
-    columns = list(dict.fromkeys(column for row in sorted(rows, key=lambda row: "error" in row) for column in row))
+    longest = max(rows, key=len)
+    columns = [*(column for column in longest if column != "error"), "error"] if "streams" in longest else ["clip", "error"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -217,10 +226,18 @@ def _csv(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """The console command: one line and exit code 2 for bad input, 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a file name need not be UTF-8
+            stream.reconfigure(errors="surrogateescape")
     try:
         app()
     except UserError as error:
         print(f"crossfade: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"crossfade: {error.filename}: {error.strerror}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("crossfade: interrupted", file=sys.stderr)

@@ -6,6 +6,7 @@ import io
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from crossfade import build
-from crossfade.clip import UNKNOWN, Clip, UserError
+from crossfade.clip import UNKNOWN, Clip, Corpus, UserError
 from crossfade.data.intake import Intake, Reader, take_in
 from crossfade.data.loader import Loader, Samples, auto_workers, label_indices
 from crossfade.evaluation import METRICS
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from crossfade.data.loader import View
     from crossfade.recipe import Recipe
 
+NOTE = "note: "  # how a remark of a corpus about itself begins
 WORST_FRAMES = 4  # of a clip, shown under a mistake
 
 
@@ -52,19 +54,52 @@ class Desk:
         return auto_workers(self.recipe.data.workers, first)
 
 
-def refuse_if_too_many(intake: Intake, clips: list[Clip], fraction: float) -> None:
-    """Stop before training when so many files are unreadable that the result would be about other data."""
-    files = {path for clip in clips for path in clip.media.values()}
-    share = intake.failed_files / max(len(files), 1)
+@dataclass(frozen=True)
+class Bad:
+    """What is not used of a corpus and why: files from which nothing was read, files read in part, and what to know besides."""
+
+    files: list[tuple[str, str]]
+    partly: list[tuple[str, str]]
+    remarks: list[str]
+
+    def warnings(self) -> list[str]:
+        """The remarks, and one sentence for each thing that files lack."""
+        lacking: dict[str, list[str]] = {}
+        for path, reason in self.partly:
+            lacking.setdefault(reason, []).append(path)
+        return [*self.remarks, *(f"{_used(paths)} used in part: {reason}" for reason, paths in lacking.items())]
+
+
+def _used(paths: list[str]) -> str:
+    return f"{paths[0]} is" if len(paths) == 1 else f"{len(paths)} files, such as {paths[0]}, are"
+
+
+def bad(corpus: Corpus, intake: Intake, reader: Reader) -> Bad:
+    """Sort what the corpus could not place and what could not be decoded; each file once.
+
+    A video without sound whose pictures are used is no bad file. An entry of the corpus that begins with "note: " is a remark.
+    """
+    used = {str(reader.source(clip, name)) for clip in intake.clips for name in intake.streams[clip.id]}
+    failed = list(dict(reversed(intake.failed)).items())[::-1]  # the first reason of each
+    notes = [why.removeprefix(NOTE) for _, why in corpus.skipped if why.startswith(NOTE)]
+    unplaced = [(path, why) for path, why in corpus.skipped if not why.startswith(NOTE)]
+    files, partly = ([entry for entry in failed if (entry[0] in used) is part] for part in (False, True))
+    return Bad([*files, *unplaced], partly, notes)
+
+
+def refuse_if_too_many(found: Bad, clips: list[Clip], fraction: float) -> None:
+    """Stop before training when so many files are unreadable, or named and not there, that the result would be about other data."""
+    files = {str(path) for clip in clips for path in clip.media.values()}
+    missing = {path for path, _ in found.files if path not in files and not Path(path).exists()}
+    lost = [(path, why) for path, why in found.files if path in files or path in missing]
+    share = len(lost) / max(len(files | missing), 1)
     if share > fraction:
-        path, reason = intake.failed[0]
-        more = f" and {intake.failed_files - 1} more" if intake.failed_files > 1 else ""
+        path, reason = lost[0]
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise UserError(
             f"{share:.1%} of the files cannot be read ({path}: {reason}{more}), more than data.bad_fraction={fraction:g} allows; "
             "`crossfade check` lists them all"
         )
-    if not intake.clips:
-        raise UserError("no clip can be read")
 
 
 @torch.no_grad()

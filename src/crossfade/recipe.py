@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
@@ -13,6 +13,7 @@ from crossfade import settings, use
 from crossfade.clip import UserError
 from crossfade.settings import nearest
 
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Use = Any  # {use: name, option: value}, or just the name; `use.check` says what is wrong with it, better than a type could
 
 
@@ -25,7 +26,7 @@ class DataSpec(_Strict):
 
     corpus: Use
     split: dict[str, Any] = {}
-    streams: dict[str, Use]
+    streams: dict[str, Use] = Field(min_length=1)
     views: dict[str, dict[str, list[Use]]] = {}  # view -> stream -> augmentations
     degrade: dict[str, list[Use]] = {}  # stream -> augmentations on every clip, test too: a condition, not a help
     batch: PositiveInt = 16
@@ -36,13 +37,13 @@ class DataSpec(_Strict):
 class ModelSpec(_Strict):
     """Encoders → mixers → merger → heads."""
 
-    encoders: dict[str, Use]
+    encoders: dict[str, Use] = Field(min_length=1)
     init: dict[str, Path] = {}  # part of the model -> bundle or checkpoint it starts from
     allow_missing: list[str] = []  # patterns of entries that such a file may lack
     mix: list[Use] = []
     merge: Use = "each"
     drop_stream: float = Field(0.0, ge=0, lt=1)
-    heads: dict[str, Use | dict[str, Use]]  # target -> head, or embedding -> head
+    heads: dict[str, Use | dict[str, Use]] = Field(min_length=1)  # target -> head, or embedding -> head
 
 
 class PhaseSpec(_Strict):
@@ -50,8 +51,8 @@ class PhaseSpec(_Strict):
 
     name: str
     epochs: NonNegativeInt
-    rates: dict[str, float | None]
-    terms: dict[str, Use]
+    rates: dict[str, Rate | None] = Field(min_length=1)
+    terms: dict[str, Use] = Field(min_length=1)
     sees: str = ""
     optimizer: Use = "adam"
     schedule: Use = "constant"
@@ -119,7 +120,7 @@ def resolve(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        raise UserError(_one_line(error)) from None
+        raise UserError(_one_line(error, raw)) from None
     from crossfade import data, models, training
     from crossfade.data.split import split
 
@@ -154,9 +155,9 @@ def _lists(table: use.Table, view: Mapping[str, list[Any]], where: str) -> dict[
 
 
 def _head(table: use.Table, head: Any, where: str) -> dict[str, Any]:
-    if isinstance(head, str) or "use" in head:
-        return use.check(table, head, where)
-    return _checked(table, head, where)
+    if isinstance(head, dict) and head and "use" not in head:
+        return _checked(table, head, where)
+    return use.check(table, head, where)
 
 
 def _agree(recipe: Recipe) -> None:
@@ -167,20 +168,37 @@ def _agree(recipe: Recipe) -> None:
     one_of(recipe.select, METRICS, "select")
     streams = recipe.data.streams
     for name in recipe.model.encoders:
-        one_of(name, streams, "model.encoders")
+        _has(streams, name, f"model.encoders.{name}", "data.streams has no such stream")
     for name in streams:
-        one_of(name, recipe.model.encoders, "data.streams")
-    domains = {name: use.make(data.STREAMS, spec).domains for name, spec in streams.items()}
+        _has(recipe.model.encoders, name, f"data.streams.{name}", "model.encoders has no encoder for it")
+    domains = {name: _made(data.STREAMS, spec, f"data.streams.{name}").domains for name, spec in streams.items()}
     for name, view in recipe.data.views.items():
         _acts_where_it_can(view, domains, f"data.views.{name}")
     _acts_where_it_can(recipe.data.degrade, domains, "data.degrade")
-    for phase in recipe.phases:
-        if phase.sees:
-            one_of(phase.sees, recipe.data.views, f"phases.{phase.name}.sees")
-        for term, spec in phase.terms.items():
-            one_of(spec["target"], recipe.model.heads, f"phases.{phase.name}.terms.{term}.target")
     if len({phase.name for phase in recipe.phases}) < len(recipe.phases):
         raise UserError("phases: two phases have the same name")
+    for phase in recipe.phases:
+        _phase_agrees(recipe, phase, f"phases.{phase.name}")
+
+
+def _phase_agrees(recipe: Recipe, phase: PhaseSpec, where: str) -> None:
+    from crossfade import training
+
+    if phase.sees:
+        one_of(phase.sees, recipe.data.views, f"{where}.sees")
+    for name, spec in phase.terms.items():
+        term = _made(training.TERMS, spec, f"{where}.terms.{name}")
+        one_of(term.target, recipe.model.heads, f"{where}.terms.{name}.target")
+    _made(training.SCHEDULES, phase.schedule, f"{where}.schedule")
+    if phase.epochs and not any(phase.rates.values()):
+        raise UserError(f"{where}.rates: every part is frozen, so nothing learns; give one a rate, or say epochs: 0")
+
+
+def _made(table: use.Table, spec: Mapping[str, Any], where: str) -> Any:
+    try:
+        return use.make(table, spec)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _acts_where_it_can(view: Mapping[str, list[Any]], domains: Mapping[str, Sequence[str]], where: str) -> None:
@@ -189,7 +207,7 @@ def _acts_where_it_can(view: Mapping[str, list[Any]], domains: Mapping[str, Sequ
     for stream, specs in view.items():
         one_of(stream, domains, where)
         for spec in specs:
-            domain = use.make(data.AUGMENTATIONS, spec).domain
+            domain = _made(data.AUGMENTATIONS, spec, f"{where}.{stream}").domain
             if domain not in domains[stream]:
                 raise UserError(f"{where}.{stream}: {spec['use']} acts on {domain}, but this stream has {' and '.join(domains[stream])}")
 
@@ -199,49 +217,69 @@ def one_of(found: str, known: Iterable[str], where: str) -> None:
         raise UserError(f"{where}: found {found!r}, {nearest(found, known)}")
 
 
+def _has(known: Iterable[str], name: str, where: str, complaint: str) -> None:
+    if name not in known:
+        raise UserError(f"{where}: {complaint}; {nearest(name, known)}")
+
+
 def point_at(raw: dict[str, Any], corpus: Path) -> None:
     """Make raw recipe data read another corpus: a CSV is a manifest, a folder the root of the corpus that the recipe names."""
     from crossfade import data
 
     if not corpus.exists():
         raise UserError(f"{corpus}: no such folder or CSV")
-    if corpus.suffix.lower() in {".csv", ".tsv", ".txt"}:
-        settings.override(raw, ["data.corpus.use=manifest"])
-        raw["data"]["corpus"]["path"] = str(corpus)
+    if corpus.is_file():
+        settings.put(raw, ["data", "corpus", "use"], "manifest")
+        settings.put(raw, ["data", "corpus", "path"], str(corpus))
         return
-    spec = raw.setdefault("data", {}).setdefault("corpus", "tree")
-    raw["data"]["corpus"] = spec = {"use": spec} if isinstance(spec, str) else spec
-    if not use.accepts(data.CORPORA.get(str(spec.get("use")), data.tree), "root"):
-        raise UserError(
-            f"{corpus}: this recipe's corpus ({spec.get('use')}) is described by a CSV; give that file, or data.corpus.use=tree"
-        )
-    spec["root"] = str(corpus)
+    settings.put(raw, ["data", "corpus", "root"], str(corpus))
+    name = str(raw["data"]["corpus"].setdefault("use", "tree"))
+    if use.accepts(data.CORPORA.get(name, data.tree), "path"):
+        raise UserError(f"{corpus}: this recipe's corpus ({name}) is described by a CSV; give that file, or data.corpus.use=tree")
 
 
 def _rename_target(raw: dict[str, Any], target: str) -> None:
-    heads = raw.get("model", {}).get("heads", {})
+    """Rename the only head, and what the phases' terms and the split say about it. What is malformed stays, for `resolve` to name."""
+    heads = _mapping(_mapping(raw, "model"), "heads")
     if len(heads) != 1:
         raise UserError(f"--target: this recipe has {len(heads)} heads ({', '.join(heads)}); set model.heads and the terms instead")
     (old,) = heads
     raw["model"]["heads"] = {target: heads[old]}
-    for phase in raw.get("phases", []):
-        for term in phase.get("terms", {}).values():
+    phases = raw.get("phases")
+    for phase in phases if isinstance(phases, list) else ():
+        terms = _mapping(phase, "terms")
+        for name in terms:
+            term = _mapping(terms, name)
             term["target"] = target
-            if str(term.get("output", "")).startswith(f"{old}."):
-                term["output"] = target + term["output"][len(old) :]
-    stratify = raw.get("data", {}).get("split", {})
-    if stratify.get("target") == old:
-        stratify["target"] = target
+            output = str(term.get("output") or "")
+            if output.split(".")[0] == old:
+                term["output"] = target + output[len(old) :]
+    split = _mapping(_mapping(raw, "data"), "split")
+    if split.get("target") == old:
+        split["target"] = target
 
 
-def _one_line(error: ValidationError) -> str:
+def _mapping(above: Any, key: str) -> dict[str, Any]:
+    found = above.get(key) if isinstance(above, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _one_line(error: ValidationError, raw: Any) -> str:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("dict[str,any]", "str"))
+    where = ".".join(_readable(first["loc"], raw))
     if first["type"] == "extra_forbidden":
         return f"{where}: there is no such key; {nearest(first['loc'][-1], _keys_at(first['loc'][:-1]))}"
     if first["type"] == "missing":
         return f"{where}: missing"
     return f"{where}: found {first['input']!r}; {use.explain(error)}"
+
+
+def _readable(path: tuple[Any, ...], raw: Any) -> list[str]:
+    """A place in the recipe with phases by name."""
+    parts = [str(part) for part in path]
+    if path[0] == "phases" and len(path) > 1:
+        parts[1] = str(_mapping({"phase": raw["phases"][path[1]]}, "phase").get("name", path[1]))
+    return parts
 
 
 def _keys_at(path: tuple[Any, ...]) -> Iterable[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,22 +28,53 @@ from crossfade.evaluation.report import write_comparison
 from crossfade.recipe import Recipe
 from crossfade.screen import Terminal
 from crossfade.signals import stopping
+from crossfade.training.checkpoint import Checkpoints
+from crossfade.training.loop import HISTORY
 from crossfade.work import Work, open_desk
 
 if TYPE_CHECKING:
     from crossfade.models.model import Fused
 
 
-def train(recipe: Recipe, folder: Path, *, screen: Terminal | None = None) -> dict[str, Any]:
+def train(recipe: Recipe, folder: Path, *, screen: Terminal | None = None, command: str = "") -> dict[str, Any]:
     """Train a resolved recipe into a new folder, which becomes the bundle; returns the content of metrics.json.
 
+    Where it is refused before anything was learnt, the folder is left as it was found. `command` is what the report says was typed.
     Raises UserError for bad input and Interrupted, after a checkpoint, for SIGINT and SIGTERM.
     """
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes
+    existed = folder.exists()
+    if first:
+        _claim(folder, recipe)
+    try:
+        text = recipe.yaml()  # as a resumed run will read it
+        return _go_on(recipes.resolve(settings.read(text, recipe.name)), folder, screen or Terminal(), command)
+    except (UserError, OSError):
+        if first:
+            _give_back(folder, existed)
+        raise
+
+
+def _claim(folder: Path, recipe: Recipe) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder}: exists already; go on with `crossfade train --resume {folder}` or choose another --out")
+        begun = (folder / bundles.RECIPE).is_file()
+        ways = f"go on with `crossfade train --resume {folder}` or choose another --out" if begun else "choose another --out"
+        raise UserError(f"{folder}: exists already; {ways}")
     folder.mkdir(parents=True, exist_ok=True)
     bundles.write_text(folder / bundles.RECIPE, recipe.yaml())
-    return resume(folder, screen=screen)
+
+
+def _give_back(folder: Path, existed: bool) -> None:
+    """Take away what a run wrote that never came to a checkpoint; nothing else was in the folder when it began."""
+    if any(folder.rglob("state.pt")) or any(folder.rglob(bundles.METRICS)):
+        return
+    for begun in (*folder.glob("fold-*"), folder):
+        for name in (bundles.RECIPE, bundles.NOTES, HISTORY):
+            (begun / name).unlink(missing_ok=True)
+        Checkpoints(begun / "checkpoint").clear()
+        with contextlib.suppress(OSError):  # something else is in it by now: that stays
+            if begun != folder or not existed:
+                begun.rmdir()
 
 
 def resume(folder: Path, *, screen: Terminal | None = None) -> dict[str, Any]:
@@ -52,12 +85,18 @@ def resume(folder: Path, *, screen: Terminal | None = None) -> dict[str, Any]:
     if (folder / bundles.METRICS).is_file():
         screen.say(f"{folder} is finished already")
         return bundles.read_json(folder / bundles.METRICS)
-    recipe = recipes.resolve(settings.read_file(folder / bundles.RECIPE), str(folder / bundles.RECIPE))
+    return _go_on(recipes.resolve(settings.read_file(folder / bundles.RECIPE), str(folder / bundles.RECIPE)), folder, screen)
+
+
+def _go_on(recipe: Recipe, folder: Path, screen: Terminal, command: str = "") -> dict[str, Any]:
     corpus = build.corpus(recipe)
     splits = build.splits(recipe, corpus.clips)
     with stopping() as stop:
-        work = Work(recipe, corpus, folder, screen, stop)
-        return work.train_one(splits[0]) if len(splits) == 1 else work.train_folds(splits)
+        work = Work(recipe, corpus, folder, screen, stop, command)
+        try:
+            return work.train_one(splits[0]) if len(splits) == 1 else work.train_folds(splits)
+        finally:
+            screen.close()
 
 
 def next_folder(name: str) -> Path:
@@ -76,8 +115,11 @@ class Opened:
     desk: judge.Desk
 
 
-def open_run(folder: Path, overrides: Sequence[str] = (), *, corpus: Path | None = None) -> Opened:
-    """Rebuild a bundle's model; `overrides` may change how it is fed (`data.…`), not what it is."""
+def open_run(folder: Path, overrides: Sequence[str] = (), *, corpus: Path | None = None, alone: bool = False) -> Opened:
+    """Rebuild a bundle's model; `overrides` may change how it is fed (`data.…`), not what it is.
+
+    `alone`: for files of a person's own, without the conditions (`data.degrade`) that the recipe puts its corpus under.
+    """
     bundle = bundles.read(folder)
     raw = settings.read(bundle.recipe, str(folder / bundles.RECIPE))
     if corpus:
@@ -86,12 +128,25 @@ def open_run(folder: Path, overrides: Sequence[str] = (), *, corpus: Path | None
         if not override.startswith(("data.", "device")):
             raise UserError(f"{override}: a finished run can be fed differently (data.…) but not changed; train it anew for that")
     settings.override(raw, overrides)
-    recipe = recipes.resolve(raw)
+    recipe = recipes.resolve(_without_training(raw, alone), str(folder / bundles.RECIPE))
+    if set(recipe.targets) != set(bundle.classes):
+        found = f"{bundles.LABELS} is of {', '.join(bundle.classes)} but {bundles.RECIPE} of {', '.join(recipe.targets)}"
+        raise UserError(f"{folder}: {found}; they belong to different runs")
     model = build.model(recipe, bundle.classes, pretrained=False)
     bundle.load_into(model)
     device = torch.device("cuda" if recipe.device != "cpu" and torch.cuda.is_available() else "cpu")
     model.to(device).eval()
     return Opened(bundle, recipe, model, open_desk(recipe, bundle.classes, device))
+
+
+def _without_training(raw: dict[str, Any], alone: bool) -> dict[str, Any]:
+    """The recipe without what only training sees, whose files (noises, say) need not be here."""
+    dropped = ("views", "degrade") if alone else ("views",)
+    try:
+        phases = [{key: value for key, value in phase.items() if key != "sees"} for phase in raw["phases"]]
+        return {**raw, "data": {key: value for key, value in raw["data"].items() if key not in dropped}, "phases": phases}
+    except (KeyError, TypeError, AttributeError):
+        return raw  # which resolving will find wanting
 
 
 def evaluate(
@@ -106,9 +161,13 @@ def evaluate(
     found = build.corpus(opened.recipe)
     _known_classes(found, opened)
     clips = found.clips if corpus else getattr(build.splits(opened.recipe, found.clips)[0], split)
-    intake = _take_in(opened.desk, clips, screen)
+    if not clips:
+        raise UserError(f"{folder}: its data.split leaves no clip to {split}")
+    intake = _take_in(opened.desk, found, clips, screen)
     target = opened.recipe.targets[0]
     tables = judge.predictions(opened.desk, opened.model, intake.clips, intake, split)
+    if not len(tables[target].known()):
+        raise UserError(f"{folder}: none of these clips is labelled with {target}; `crossfade predict` needs no labels")
     alone = judge.by_streams(opened.desk, opened.model, intake.clips, intake) if len(opened.desk.reader.streams) > 1 else {}
     return judge.measure({name: {split: table} for name, table in tables.items()}, alone, opened.recipe), tables[target]
 
@@ -122,43 +181,58 @@ def _known_classes(corpus: Corpus, opened: Opened) -> None:
                 raise UserError(f"{clip.id}: its {target} {label!r} is not a class of this model; {settings.nearest(label, known)}")
 
 
-def _take_in(desk: judge.Desk, clips: list[Clip], screen: Terminal) -> Intake:
+def _take_in(desk: judge.Desk, corpus: Corpus, clips: list[Clip], screen: Terminal) -> Intake:
     with screen.counting("reading clips", len(clips)) as step:
         intake = desk.intake(clips, step)
-    for path, reason in intake.failed:
-        screen.warn(f"left out {path}: {reason}")
+    found = judge.bad(corpus, intake, desk.reader)
+    screen.left_out(found.files)
+    for warning in found.warnings():
+        screen.warn(warning)
     if not intake.clips:
         raise UserError("none of these clips can be read")
     return intake
 
 
 def predict(folder: Path, inputs: Sequence[Path], *, screen: Terminal | None = None) -> Iterator[dict[str, Any]]:
-    """One row a clip of the files, folders or CSVs: clip, streams, predicted and each class's probability, or clip and error."""
-    screen = screen or Terminal()
-    opened = open_run(folder)
-    clips = [clip for path in inputs for clip in clips_of(path)]
-    if not clips:
-        raise UserError(f"{inputs[0]}: no sound, picture or video file there")
-    with screen.counting("reading clips", len(clips)) as step:
-        intake = opened.desk.intake(clips, step)
-    target = opened.recipe.targets[0]
+    """One row a clip of the files, folders or CSVs: clip, streams, predicted and each class's probability; and error, where a file of
+    it cannot be read. Of several heads each has its columns: `command.predicted`, `command.p_bin`. Files that a CSV names and that
+    are not there come last.
+    """
+    opened = open_run(folder, alone=True)
+    corpus = clips_of(inputs)
+    with (screen or Terminal()).counting("reading clips", len(corpus.clips)) as step:
+        intake = opened.desk.intake(corpus.clips, step)
+    found = judge.bad(corpus, intake, opened.desk.reader)
     tables = judge.predictions(opened.desk, opened.model, intake.clips, intake, "") if intake.clips else {}
-    for path, reason in intake.failed:
-        yield {"clip": path, "error": reason}
-    if tables:
-        yield from _rows(tables[target], intake)
-    unread = {clip.id for clip in clips} - set(intake.streams) - {path for path, _ in intake.failed}
-    yield from ({"clip": clip, "error": f"has none of {', '.join(opened.desk.reader.streams)}"} for clip in sorted(unread))
+    answers = dict(zip((clip.id for clip in intake.clips), _answers(tables), strict=True)) if tables else {}
+    reasons = dict(found.files)
+    for clip in corpus.clips:
+        seen = {"streams": "+".join(intake.streams[clip.id]), **answers[clip.id]} if clip.id in answers else {}
+        wrong = [f"{path}: {reasons[str(path)]}" for path in clip.media.values() if str(path) in reasons]
+        if not seen and not wrong:
+            wrong = [f"has none of {', '.join(opened.desk.reader.streams)}"]
+        yield {"clip": clip.id, **seen, **({"error": "; ".join(wrong)} if wrong else {})}
+    read = {str(path) for clip in corpus.clips for path in clip.media.values()}
+    yield from ({"clip": path, "error": why} for path, why in found.files if path not in read)
 
 
-def _rows(table: Predictions, intake: Intake) -> Iterator[dict[str, Any]]:
-    for clip, predicted, probability in zip(table.clip, table.predicted, table.probability, strict=True):
-        shares = {f"p_{name}": float(share) for name, share in zip(table.classes, probability, strict=True)}
-        yield {"clip": clip, "streams": "+".join(intake.streams[clip]), "predicted": table.classes[predicted], **shares}
+def _answers(tables: Mapping[str, Predictions]) -> Iterator[dict[str, Any]]:
+    """One clip after another: the class and all probabilities of every target."""
+    heads = {target: f"{target}." if len(tables) > 1 else "" for target in tables}
+    predicted = {target: table.predicted for target, table in tables.items()}
+    for row in range(len(next(iter(tables.values())))):
+        answer: dict[str, Any] = {}
+        for target, table in tables.items():
+            answer[f"{heads[target]}predicted"] = table.classes[predicted[target][row]]
+            shares = zip(table.classes, table.probability[row], strict=True)
+            answer |= {f"{heads[target]}p_{name}": round(float(share), 6) for name, share in shares}
+        yield answer
 
 
 def compare(folders: Sequence[Path], *, metric: str = "macro_f1", split: str = "test", report: Path | None = None) -> Table:
     """Several runs on the clips that all of them saw: each one's metric, and every pair's difference with its interval."""
+    if len({folder.resolve() for folder in folders}) < max(len(folders), 2):
+        raise UserError("compare: give two different runs or more")
     names = _names(folders)
     tables = {name: _predictions(folder).where(split=split).known() for name, folder in zip(names, folders, strict=True)}
     for name, table in tables.items():
@@ -166,7 +240,6 @@ def compare(folders: Sequence[Path], *, metric: str = "macro_f1", split: str = "
             raise UserError(f"{name}: has no labelled prediction in split {split!r}")
     table = compare_tables(tables, metric)
     if report:
-        report.parent.mkdir(parents=True, exist_ok=True)
         write_comparison(report, table, parameters=_sizes(names, folders), warnings=_warnings(folders))
     return table
 

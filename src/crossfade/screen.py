@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -16,30 +18,42 @@ if TYPE_CHECKING:
     from crossfade.evaluation.intervals import Table as Comparisons
     from crossfade.training.loop import Phase
 
-PHASE_WIDTH = 12
-HEADLINES = ("macro_f1", "accuracy", "balanced_accuracy")
-WIDE = 140  # columns, where output goes to a file
+TITLE_WIDTH, BAR_WIDTH = 14, 20  # columns; the widest line is 80
+HEADLINES = {"macro_f1": "macro-F1", "accuracy": "accuracy", "balanced_accuracy": "UAR"}
+WIDE = 240  # columns, where output goes to a file
+ROOMY = 100  # columns from which every number has its interval beside it
+PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # names of files and classes may hold [ ] and :
+NAMED = 5  # files that are named one by one before the rest is counted
 
 
 class Terminal:
-    """Messages and bars on standard error, so that standard output holds results only."""
+    """Messages and bars on standard error, so that standard output holds results only. Of several processes the first one talks."""
 
     def __init__(self, *, quiet: bool = False):
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.bars = self.console.is_terminal and not quiet
-        self.quiet = quiet
+        self.console = Console(stderr=True, soft_wrap=True, **PLAIN)
+        self.first = os.environ.get("RANK", "0") == "0"
+        self.quiet = quiet or not self.first
+        self.bars = self.console.is_terminal and not self.quiet
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._title = ""
-        self._epochs = 0
+        self._metric = ("macro_f1", HEADLINES["macro_f1"])
 
-    def say(self, text: str, style: str = "") -> None:
-        """One line, even when quiet bars are off; warnings come through `warn`."""
+    def say(self, text: str) -> None:
+        """One line, unless quiet; warnings come through `warn`."""
         if not self.quiet:
-            self.console.print(text, style=style, markup=False)
+            self.console.print(text)
 
     def warn(self, text: str) -> None:
-        self.console.print(f"warning: {text}", style="yellow", markup=False)
+        if self.first:
+            self.console.print(f"warning: {text}", style="yellow")
+
+    def left_out(self, files: Sequence[tuple[str, str]]) -> None:
+        """Warn of files and why they are not used; of many only the first."""
+        for path, reason in files[:NAMED]:
+            self.warn(f"left out {path}: {reason}")
+        if len(files) > NAMED:
+            self.warn(f"left out {len(files) - NAMED} more files")
 
     @contextlib.contextmanager
     def counting(self, title: str, total: int) -> Iterator[Callable[[], None]]:
@@ -48,16 +62,19 @@ class Terminal:
         try:
             yield self._advance
         finally:
-            self._close()
+            self.close()
+
+    def judged_by(self, metric: str, label: str) -> None:
+        """Which number of val decides, and what it is called."""
+        self._metric = (metric, HEADLINES.get(metric, label))
 
     def phase(self, phase: Phase, model: nn.Module) -> None:
         learn = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         total = sum(parameter.numel() for parameter in model.parameters())
-        self._epochs = phase.epochs
         self.say(f"phase {phase.name}: {learn:,} of {total:,} parameters learn, up to {phase.epochs} epochs")
 
     def epoch(self, phase: Phase, epoch: int, steps: int, done: int) -> None:
-        self._title = f"{phase.name} {epoch + 1}/{phase.epochs}"
+        self._title = f"{phase.name} {epoch + 1}/{phase.epochs}".ljust(TITLE_WIDTH)
         self._open(self._title, steps, done)
 
     def step(self, loss: float, accuracy: float) -> None:
@@ -65,48 +82,78 @@ class Terminal:
             self._progress.update(self._task, advance=1, notes=f"loss {loss:.4f}  acc {accuracy:.3f}")
 
     def scored(self, row: dict[str, Any]) -> None:
-        star = " *" if row["best"] else ""
-        val = f"val loss {row['val']['nll']:.4f}  macro-F1 {row['val']['macro_f1']:.3f}{star}"
-        if self._progress:
-            self._progress.update(self._task, notes=f"loss {row['train']['loss']:.4f}  acc {row['train']['accuracy']:.3f}  {val}")
-        self._close()
+        """The epoch's bar gives way to a line that stays."""
+        self.close()
+        metric, label = self._metric
+        train, val, star = row["train"], row["val"], " *" if row["best"] else ""
+        if self.bars:
+            learnt = f"{_time(row['seconds']):>5}  loss {train['loss']:.4f}  acc {train['accuracy']:.3f}"
+            self.say(f"{self._title} {learnt}  val loss {val['nll']:.4f}  {label} {val[metric]:.3f}{star}")
 
     def kept(self, phase: Phase, best: dict[str, Any]) -> None:
-        which = f"epoch {best['epoch']}" if best["epoch"] else "its start: nothing this phase tried was better"
-        self.say(f"phase {phase.name}: kept {which} (val score {best['score']:.4f})")
+        which = f"epoch {best['epoch']}" if best["epoch"] else "its start, which no epoch bettered"
+        self.say(f"phase {phase.name}: kept {which} ({self._metric[1]} on val {abs(best['score']):.3f})")
+
+    def close(self) -> None:
+        """Take the bar away, if there is one, and give the cursor back."""
+        if self._progress:
+            self._progress.stop()
+        self._progress = None
 
     def _open(self, title: str, total: int, done: int) -> None:
         if not self.bars:
             return
-        notes = TextColumn("{task.fields[notes]}")
-        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(compact=True), notes)
-        self._progress = Progress(*columns, console=self.console)
+        notes = TextColumn("{task.fields[notes]}", markup=False)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(BAR_WIDTH),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            notes,
+        )
+        self._progress = Progress(*columns, console=self.console, transient=True)
         self._progress.start()
-        self._task = self._progress.add_task(title.ljust(PHASE_WIDTH), total=total, completed=done, notes="")
+        self._task = self._progress.add_task(title, total=total, completed=done, notes="")
 
     def _advance(self) -> None:
         if self._progress:
             self._progress.advance(self._task)
 
-    def _close(self) -> None:
-        if self._progress:
-            self._progress.stop()
-        self._progress = None
+
+def _time(seconds: float) -> str:
+    """3.2s, 41.0s, 12:05 (minutes:seconds)."""
+    return f"{seconds:.1f}s" if seconds < 59.95 else f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
+
+
+def _width() -> int:
+    """Columns of standard output; where it is no terminal, nothing is wrapped or cut."""
+    console = Console(**PLAIN)
+    return console.width if console.is_terminal else WIDE
+
+
+def _show(table: Table, width: int) -> None:
+    console = Console(width=width, **PLAIN)
+    with console.capture() as captured:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def print_metrics(metrics: Mapping[str, Any]) -> None:
-    """The headline numbers of metrics.json with their intervals, on standard output."""
+    """The headline numbers of metrics.json, with their intervals as far as there is room, on standard output."""
+    width = _width()
     table = Table(box=None, pad_edge=False)
-    for column in (f"{metrics['target']}", "macro-F1", "accuracy", "balanced acc.", "clips", "groups"):
+    for column in (metrics["target"], *HEADLINES.values(), "clips", "groups"):
         table.add_column(column, no_wrap=True)
+    shown = list(HEADLINES) if width >= ROOMY else list(HEADLINES)[:1]
     for name, found in _parts(metrics):
-        table.add_row(name, *(_with_interval(found, metric) for metric in HEADLINES), str(found["n_clips"]), str(found["n_groups"]))
-    Console(highlight=False, width=None if Console().is_terminal else WIDE).print(table)
+        values = [_with_interval(found, metric) if metric in shown else f"{found[metric]:.3f}" for metric in HEADLINES]
+        table.add_row(name, *values, str(found["n_clips"]), str(found["n_groups"]))
+    _show(table, width)
 
 
 def _parts(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     splits = [(name, metrics[name]) for name in ("train", "val", "test") if name in metrics]
-    alone = [(f"test, {name} only" if "+" not in name else f"test, {name}", found) for name, found in metrics.get("streams", {}).items()]
+    alone = [(f"test, {name}" if "+" in name else f"test, {name} only", found) for name, found in metrics.get("streams", {}).items()]
     heads = [(f"{split}, {head}", found) for head, parts in metrics.get("heads", {}).items() for split, found in parts.items()]
     return [*splits, *alone, *heads]
 
@@ -118,14 +165,30 @@ def _with_interval(found: Mapping[str, Any], metric: str) -> str:
 
 def print_comparison(compared: Comparisons) -> None:
     """Scores, then paired differences with their verdicts, on standard output."""
-    console = Console(highlight=False, width=None if Console().is_terminal else WIDE)
-    scores = Table("run", compared.metric, "95 % interval", box=None, pad_edge=False)
+    scores = Table("run", HEADLINES.get(compared.metric, compared.metric), "95 % interval", box=None, pad_edge=False)
     for score in compared.scores:
         scores.add_row(score.name, f"{score.value:.3f}", f"[{score.low:.3f}, {score.high:.3f}]" if score.low is not None else "none")
-    console.print(f"{compared.n_clips} clips of {compared.n_groups} groups", markup=False)
-    console.print(scores)
+    print(f"{compared.n_clips} clips of {compared.n_groups} {'group' if compared.n_groups == 1 else 'groups'}")
+    _show(scores, _width())
     for pair in compared.pairs:
         interval = f" [{pair.low:+.3f}, {pair.high:+.3f}]" if pair.low is not None else ""
-        console.print(f"{pair.a} - {pair.b}: {pair.difference:+.3f}{interval}: {pair.verdict}", markup=False)
+        print(f"{pair.a} - {pair.b}: {pair.difference:+.3f}{interval}: {pair.verdict}")
     for note in compared.notes:
-        console.print(note, markup=False)
+        print(note)
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows of one shape as columns on standard output."""
+    table = Table(box=None, pad_edge=False)
+    for name, value in rows[0].items():
+        table.add_column(name, justify="right" if isinstance(value, int) else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else _plain(value) for value in row.values()))
+    _show(table, _width())
+
+
+def _plain(value: Any) -> str:
+    """A value as a recipe would say it: nothing for None, options as key=value."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={each if isinstance(each, str) else json.dumps(each)}" for key, each in value.items())
+    return "" if value is None else str(value)

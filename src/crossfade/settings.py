@@ -13,13 +13,16 @@ import yaml
 from crossfade.clip import UserError
 
 PART = re.compile(r"""'([^']*)'|"([^"]*)"|([^.'"]+)""")
+MERGE = "tag:yaml.org,2002:merge"  # `<<: *anchor`, which may stand several times
+WORDS = (":bool", ":float", ":int", ":timestamp", ":value")  # what YAML 1.1 sees in too many words
+FIRST_MATCH_WINS = ("rates",)  # mappings in which a key that is added goes before the others, or it would decide nothing
 
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader with YAML 1.2's idea of booleans and numbers, refusing keys written twice."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value if key.tag != MERGE]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is written twice", node.start_mark)
@@ -27,14 +30,14 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if not tag.endswith((":bool", ":float", ":int", ":timestamp"))]
+    first: [(tag, pattern) for tag, pattern in found if not tag.endswith(WORDS)]
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false|True|False)$"), list("tfTF"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9]\d*)$"), list("-+0123456789"))  # 007 stays a word
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
     list("-+.0123456789"),
 )
 
@@ -49,7 +52,12 @@ class _Dumper(yaml.SafeDumper):
         plain = all(not isinstance(item, dict | list) for item in sequence)
         return super().represent_sequence(tag, sequence, flow_style=plain)
 
+    def represent_str(self, data):
+        # PyYAML's single quotes fold these three line ends of Unicode into spaces.
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if set(data) & set("\x85\u2028\u2029") else None)
 
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
@@ -84,23 +92,34 @@ def override(tree: dict[str, Any], settings: Iterable[str]) -> None:
         path, equals, value = setting.partition("=")
         if not equals:
             raise UserError(f"{setting!r}: an override is written key=value, such as data.batch=32")
-        _set(tree, [next(filter(None, found), "") for found in PART.findall(path.strip())], read(value, setting), path)
+        parts = [next(filter(None, found), "") for found in PART.findall(path.strip())]
+        if not parts:
+            raise UserError(f"{setting!r}: names no key; an override is written key=value, such as data.batch=32")
+        put(tree, parts, read(value, setting))
 
 
-def _set(tree: Any, parts: list[str], value: Any, path: str) -> None:
-    node = tree
+def put(tree: dict[str, Any], parts: list[str], value: Any) -> None:
+    """Set one value in place; mappings on the way are made where they are absent."""
+    node, path, ordered = tree, ".".join(parts), False
     while True:
-        key, parts = _step(node, parts, path)
+        key, parts = _step(node, [".".join(parts)] if ordered else parts, path)
         if not parts:
             break
-        if isinstance(node, dict) and node.get(key) is None:
-            node[key] = {}
-        if isinstance(node[key], str) and not isinstance(node[key], dict):  # the short form `merge: gated`
-            node[key] = {"use": node[key]}
-        node = node[key]
-    if key == "use" and isinstance(node, dict):
+        node, ordered = _below(node, key), key in FIRST_MATCH_WINS
+    if isinstance(node, dict):
+        others = {} if key == "use" else dict(node)
         node.clear()
-    node[key] = value
+        node.update({key: value, **others} if ordered and key not in others else {**others, key: value})
+    else:
+        node[key] = value
+
+
+def _below(node: Any, key: Any) -> Any:
+    if isinstance(node, dict) and node.get(key) is None:
+        node[key] = {}
+    if isinstance(node[key], str):  # the short form `merge: gated`
+        node[key] = {"use": node[key]}
+    return node[key]
 
 
 def _step(node: Any, parts: list[str], path: str) -> tuple[Any, list[str]]:
@@ -116,7 +135,7 @@ def _step(node: Any, parts: list[str], path: str) -> tuple[Any, list[str]]:
 
 
 def _place(items: list[Any], part: str, path: str) -> int:
-    if part.isdigit() and int(part) < len(items):
+    if part.isdecimal() and int(part) < len(items):
         return int(part)
     names = [str(item.get("name", item.get("use"))) if isinstance(item, dict) else str(item) for item in items]
     if part in names:

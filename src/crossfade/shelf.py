@@ -40,14 +40,7 @@ def _count(function: Any, given: tuple[Any, ...]) -> int | None:
         return None
 
 
-def _options(function: Any) -> str:
+def _options(function: Any) -> dict[str, Any]:
+    """Option -> default."""
     parameters = inspect.signature(function).parameters.values()
-    return " ".join(f"{each.name}={each.default}" for each in parameters if each.kind is each.KEYWORD_ONLY)
-
-
-def as_lines(rows: list[dict[str, Any]]) -> str:
-    """Rows as aligned columns for a terminal."""
-    texts = [{key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in row.items()} for row in rows]
-    widths = {key: max(len(key), *(len(text[key]) for text in texts)) for key in texts[0]}
-    lines = [{key: key for key in widths}, *texts]
-    return "\n".join("  ".join(line[key].ljust(widths[key]) for key in widths).rstrip() for line in lines)
+    return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}

@@ -14,10 +14,12 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
-FREE_FRACTION = 0.05  # of the disk; below this nothing more is written
+FREE_FRACTION = 0.05  # of the disk, or
+FREE_BYTES = 4e9  # where that is less; below this nothing more is written
 EDGE_BYTES = 65_536  # of a file's head and tail that go into its fingerprint
 
 
@@ -60,10 +62,15 @@ class Store:
 
     def __init__(self, root: Path | None = None):
         self.root = Path(root) if root else default_root()
-        self.full = False  # becomes True once the disk is too full to write; the run goes on and says so
+        self.trouble = ""  # why nothing more is kept, once that is so; the run goes on and says it
 
     def path(self, key: str) -> Path:
         return self.root / key[:2] / f"{key}.npy"
+
+    @property
+    def full(self) -> bool:
+        """Whether arrays are no longer kept, so that they are computed anew each time."""
+        return bool(self.trouble)
 
     def has(self, key: str) -> bool:
         return self.path(key).exists()
@@ -73,21 +80,23 @@ class Store:
         path = self.path(key)
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):  # absent, truncated or not an array: make it again
+        except (OSError, ValueError, EOFError, BadZipFile):  # absent, truncated or not an array: make it again
             array = compute()
             self._put(path, array)
             return array
 
     def _put(self, path: Path, array: np.ndarray) -> None:
+        if self.trouble:
+            return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            usage = shutil.disk_usage(path.parent)
-            self.full = self.full or usage.free - array.nbytes < FREE_FRACTION * usage.total
-            if self.full:
-                return
-            _write_atomically(path, array)
-        except OSError:
-            self.full = True
+            disk = shutil.disk_usage(path.parent)
+            if disk.free - array.nbytes < min(FREE_FRACTION * disk.total, FREE_BYTES):
+                self.trouble = f"{self.root}: only {disk.free / 1e9:.1f} GB free on this disk"
+            else:
+                _write_atomically(path, array)
+        except OSError as error:
+            self.trouble = f"{self.root}: {error.strerror or error}"
 
 
 def _write_atomically(path: Path, array: np.ndarray) -> None:

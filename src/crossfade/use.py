@@ -23,9 +23,9 @@ def check(table: Table, spec: Any, where: str) -> dict[str, Any]:
     if not isinstance(spec, dict) or "use" not in spec:
         raise UserError(f"{where}: found {spec!r}; it needs `use:` with one of {', '.join(table)}")
     name = spec["use"]
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise UserError(f"{where}.use: found {name!r}, {nearest(name, table)}")
-    return {"use": name, **options(table[name], {key: value for key, value in spec.items() if key != "use"}, where, f"{name} ")}
+    return {"use": name, **options(table[name], {key: value for key, value in spec.items() if key != "use"}, where, name)}
 
 
 def options(function: Callable[..., Any], given: Any, where: str, owner: str = "") -> dict[str, Any]:
@@ -35,7 +35,7 @@ def options(function: Callable[..., Any], given: Any, where: str, owner: str = "
         raise UserError(f"{where}: found {given!r}; it needs keys from {', '.join(known) or 'nothing'}")
     for key in given:
         if key not in known:
-            raise UserError(f"{where}.{key}: {owner}has no such key; {nearest(key, known)}")
+            raise UserError(f"{where}.{key}: {f'{owner} has' if owner else 'there is'} no such key; {nearest(key, known)}")
     return {key: _plain(adapter, given.get(key, default), f"{where}.{key}") for key, (adapter, default) in known.items()}
 
 
@@ -79,5 +79,5 @@ def absolute(value: Any) -> Any:
 
 def explain(error: ValidationError) -> str:
     """What would be right, from pydantic's first complaint: `input should be a valid integer`."""
-    message = error.errors()[0]["msg"]
+    message = error.errors()[0]["msg"].split(" or instance of ")[0].split(" after validation")[0]
     return message[0].lower() + message[1:]

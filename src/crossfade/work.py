@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shlex
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +50,7 @@ class Work:
     folder: Path
     screen: Terminal
     stop: Stop
+    command: str = ""  # what a person typed, for the report
 
     def train_folds(self, splits: list[Splits]) -> dict[str, Any]:
         """One bundle a fold in `fold-1` …; the pooled test predictions, each clip once, are what is judged."""
@@ -63,20 +62,22 @@ class Work:
                 given = {**self.recipe.data.split, "fold": number - 1}
                 recipe = self.recipe.model_copy(update={"data": self.recipe.data.model_copy(update={"split": given})})
                 bundles.write_text(folder / bundles.RECIPE, recipe.yaml())
-                replace(self, recipe=recipe, folder=folder).train_one(split)
+                if not replace(self, recipe=recipe, folder=folder).train_one(split):
+                    return {}
         return self._pool(len(splits))
 
     def train_one(self, split: Splits) -> dict[str, Any]:
-        """Take in, fit, judge, write; returns the content of metrics.json."""
+        """Take in, fit, judge, write; returns the content of metrics.json, in the first process alone."""
         recipe, accelerator = self.recipe, self._accelerator()
+        self.screen.judged_by(recipe.select, METRICS[recipe.select].label)
         desk = open_desk(recipe, self.corpus.classes, accelerator.device)
         intake = self._take_in(desk, split)
         parts = {name: [clip for clip in getattr(split, name) if clip.id in intake.streams] for name in ("train", "val", "test")}
-        for name in ("train", "val"):
-            if not parts[name]:
-                raise UserError(f"data.split: {name} has no clip that can be read")
+        _refuse_empty(parts, recipe)
+        _refuse_deaf(parts["train"], intake, desk)
         model = self._model(desk.classes)
         notes = self._notes(desk, split, intake, model)
+        self._track(accelerator)
         history = fit(self._run(desk, model, parts, intake, accelerator), build.phases(recipe))
         accelerator.end_training()
         return self._finish(desk, model, parts, intake, notes, history) if accelerator.is_main_process else {}
@@ -91,9 +92,11 @@ class Work:
         )
         if recipe.device == "cuda" and accelerator.device.type != "cuda":
             raise UserError("device: found 'cuda', but PyTorch sees no CUDA device here; say auto or cpu")
-        if recipe.track:
-            accelerator.init_trackers("crossfade", config={"recipe": recipe.name, "seed": recipe.seed})
         return accelerator
+
+    def _track(self, accelerator: Accelerator) -> None:
+        if self.recipe.track:
+            accelerator.init_trackers("crossfade", config={"recipe": self.recipe.name, "seed": self.recipe.seed})
 
     def _take_in(self, desk: judge.Desk, split: Splits) -> Intake:
         clips = [*split.train, *split.val, *split.test]
@@ -105,9 +108,9 @@ class Work:
 
         with self.screen.counting("reading clips", len(clips)) as step:
             intake = desk.intake(clips, advance)
-        judge.refuse_if_too_many(intake, clips, self.recipe.data.bad_fraction)
-        for path, reason in intake.failed:
-            self.screen.warn(f"left out {path}: {reason}")
+        found = judge.bad(self.corpus, intake, desk.reader)
+        judge.refuse_if_too_many(found, clips, self.recipe.data.bad_fraction)
+        self.screen.left_out(found.files)
         if desk.reader.store.full:
             self.screen.warn(f"the disk under {desk.reader.store.root} is nearly full: clips are decoded anew each time")
         return intake
@@ -131,26 +134,29 @@ class Work:
     def _notes(self, desk: judge.Desk, split: Splits, intake: Intake, model: Fused) -> dict[str, Any]:
         """What a reader of the numbers must know, on disk before training starts; weights are loaded here, once."""
         path = self.folder / bundles.NOTES
-        if Checkpoints(self.folder / "checkpoint").exist() and path.is_file():
-            return bundles.read_json(path)
+        before = bundles.read_json(path) if path.is_file() else {}
+        if before and Checkpoints(self.folder / "checkpoint").exist():
+            return before
         loads = [f"{name}: {encoder.report.line()}" for name, encoder in model.encoders.items() if encoder.report]  # type: ignore[union-attr]
         for part, source in self.recipe.model.init.items():
             loads.append(f"{part}: {_warm_start(model, part, source, self.recipe.model.allow_missing).line()}")
         for line in loads:
             self.screen.say(line)
-        warnings = [*split.warnings, *_random_and_frozen(model, self.recipe), *_faceless(intake, desk)]
+        found = judge.bad(self.corpus, intake, desk.reader)
+        warnings = [*split.warnings, *found.warnings(), *_random_and_frozen(model, self.recipe), *_faceless(intake, desk)]
         for warning in warnings:
             self.screen.warn(warning)
         notes = {
             "warnings": warnings,
-            "skipped": [[str(path), reason] for path, reason in (*intake.failed, *self.corpus.skipped)],
+            "skipped": [list(entry) for entry in found.files],
+            "partly": [list(entry) for entry in found.partly],
             "loads": loads,
             "unseen": not {clip.group for clip in split.train} & {clip.group for clip in split.test},
             "streams": count_by_streams(intake.streams),
             "counts": split.counts(self.recipe.targets[0]),
             "parameters": [[name, count] for name, count in describe(model)],
             "learning": {phase.name: _learning(model, phase.rates) for phase in self.recipe.phases},
-            "command": shlex.join(["crossfade", *sys.argv[1:]]),
+            "command": before.get("command", self.command),
         }
         bundles.write_json(path, notes)
         return notes
@@ -241,6 +247,23 @@ class Work:
         self._report(metrics, pooled, merged, [], lambda clip: [])
         bundles.write_json(self.folder / bundles.METRICS, metrics)
         return metrics
+
+
+def _refuse_empty(parts: Parts, recipe: Recipe) -> None:
+    """Nothing to learn from, or nothing to choose by."""
+    for name in ("train", "val"):
+        if not parts[name]:
+            raise UserError(f"data.split: {name} has no clip that can be read")
+        if not any(target in clip.labels for clip in parts[name] for target in recipe.targets):
+            raise UserError(f"data.split: no clip of {name} is labelled with {' or '.join(recipe.targets)}")
+
+
+def _refuse_deaf(clips: list[Clip], intake: Intake, desk: judge.Desk) -> None:
+    """A stream that no clip has, so that its encoder would stay as it began."""
+    there = {name for clip in clips for name in intake.streams[clip.id]}
+    for name, stream in desk.reader.streams.items():
+        if name not in there:
+            raise UserError(f"data.streams.{name}: no clip of train has it, read from {' or '.join(stream.reads)} files; leave it out")
 
 
 def _warm_start(model: Fused, part: str, source: Path, allow: list[str]) -> Any:

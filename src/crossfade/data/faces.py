@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from crossfade.data.pictures import Box, pictures
 
 CONFIDENT = 0.7  # YuNet's score; real faces of the test clips score above 0.8
 PADDING = 0.3  # of the face's width and height, on every side; the reference's
+_MINE = threading.local()
+_LOADING = threading.Lock()
 LONGEST = 640  # pixels: larger pictures are made smaller before the search, which faces of this size do not need
 
 
@@ -52,9 +54,16 @@ def padded(left: float, top: float, width: float, height: float) -> Box:
     return max(left - width * PADDING, 0.0), max(top - height * PADDING, 0.0), min(right, 1.0), min(bottom, 1.0)
 
 
-@lru_cache(maxsize=2)
 def load_detector(path: Path) -> Any:
-    """The YuNet detector of this process. Raises UserError: no OpenCV, no such file, not a YuNet file."""
+    """This thread's YuNet detector: one cannot serve two threads. Raises UserError: no OpenCV, no such file, not a YuNet file."""
+    kept = vars(_MINE).setdefault("detectors", {})
+    if path not in kept:
+        with _LOADING:  # the log level is the whole process's
+            kept[path] = _open_detector(path)
+    return kept[path]
+
+
+def _open_detector(path: Path) -> Any:
     try:
         import cv2
     except ImportError:

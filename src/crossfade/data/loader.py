@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -100,8 +101,12 @@ class Loader:
         rows = torch.randperm(len(self.samples), generator=order).tolist()
         batches = self._batches(rows, tag)
         shuffled = [batches[index] for index in torch.randperm(len(batches), generator=order).tolist()]
-        whole = len(shuffled) - len(shuffled) % self.world if len(shuffled) >= self.world else len(shuffled)
-        return self._serve(shuffled[self.rank : whole : self.world][:limit][start:])
+        return self._serve(self._share(shuffled)[:limit][start:])
+
+    def _share(self, batches: list[list[Draw]]) -> list[list[Draw]]:
+        """This process's batches. All get as many, or they would wait for one another: a remainder sits this epoch out."""
+        few = len(batches) < self.world
+        return batches[self.rank % max(len(batches), 1) :][:1] if few else batches[self.rank :: self.world][: len(batches) // self.world]
 
     def in_order(self) -> Collection[Named]:
         """Every clip once, clean, for judging."""
@@ -118,19 +123,19 @@ class Loader:
         self._plan[:] = plan
         if self._live is None:
             more = {"persistent_workers": True, "prefetch_factor": 2} if self.workers else {}
-            self._live = DataLoader(
-                self.samples, batch_sampler=_Sampler(self._plan), collate_fn=self._collate, num_workers=self.workers, **more
-            )
+            collate = partial(_collate, self.labels)  # nothing here may hold the Loader: found by the sweep only, workers end 10 s late
+            self._live = DataLoader(self.samples, batch_sampler=_Sampler(self._plan), collate_fn=collate, num_workers=self.workers, **more)
         return self._live
 
-    def _collate(self, samples: list[tuple[int, dict[str, tuple[torch.Tensor, torch.Tensor]]]]) -> Named:
-        """-> {"index" (B,), "<target>" (B,), "<stream>" (B, …), "<stream>.mask" (B, T)}"""
-        rows = torch.tensor([row for row, _ in samples])
-        batch = {"index": rows, **{target: labels[rows] for target, labels in self.labels.items()}}
-        for name in samples[0][1]:
-            batch[name] = torch.stack([streams[name][0] for _, streams in samples])
-            batch[f"{name}.mask"] = torch.stack([streams[name][1] for _, streams in samples])
-        return batch
+
+def _collate(labels: Mapping[str, torch.Tensor], samples: list[tuple[int, dict[str, tuple[torch.Tensor, torch.Tensor]]]]) -> Named:
+    """-> {"index" (B,), "<target>" (B,), "<stream>" (B, …), "<stream>.mask" (B, T)}"""
+    rows = torch.tensor([row for row, _ in samples])
+    batch = {"index": rows, **{target: known[rows] for target, known in labels.items()}}
+    for name in samples[0][1]:
+        batch[name] = torch.stack([streams[name][0] for _, streams in samples])
+        batch[f"{name}.mask"] = torch.stack([streams[name][1] for _, streams in samples])
+    return batch
 
 
 @dataclass(frozen=True)

@@ -46,17 +46,23 @@ def read(folder: Path) -> Bundle:
     """Open a run folder; UserError says which part is missing."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such run; a run is the folder that `crossfade train` wrote")
+    if (folder / "fold-1").is_dir():
+        raise UserError(f"{folder}: is a run of several folds without a model of its own; give one of them, such as {folder / 'fold-1'}")
     for name in (RECIPE, LABELS, WEIGHTS):
         if not (folder / name).is_file():
-            raise UserError(f"{folder}: has no {name}, so it is not a finished run; `crossfade train --resume {folder}` finishes it")
-    return Bundle(folder, read_text(folder / RECIPE), read_json(folder / LABELS))
+            way = f"; `crossfade train --resume {folder}` finishes it" if (folder / RECIPE).is_file() else ""
+            raise UserError(f"{folder}: has no {name}, so it is not a finished run{way}")
+    classes = read_json(folder / LABELS)
+    if not isinstance(classes, dict) or not all(isinstance(names, list) and names for names in classes.values()):
+        raise UserError(f"{folder / LABELS}: is not a target with its list of classes")
+    return Bundle(folder, read_text(folder / RECIPE), classes)
 
 
 def read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def read_json(path: Path) -> Any:
@@ -70,7 +76,7 @@ def read_json(path: Path) -> Any:
 def write_text(path: Path, text: str) -> None:
     """Write in one step: a reader sees the old file or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="surrogateescape")  # a file name need not be UTF-8
     temporary.replace(path)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtr, stdtrit  # scipy.stats would take a second and a half to import
 
 from crossfade.clip import UserError
 from crossfade.evaluation import METRICS
@@ -88,8 +88,8 @@ def bounds(values: np.ndarray, groups: int) -> tuple[float, float]:
     A plain percentile interval is too narrow by sqrt((G-1)/G) and by the normal quantile in place of Student's, which matters at
     the 3 to 6 speakers of a usual test split. Source: Hesterberg 2014, arXiv 1411.5279, the expanded percentile interval.
     """
-    reach = np.sqrt(groups / (groups - 1)) * stats.t.ppf((1 - LEVEL) / 2, groups - 1)
-    tail = float(stats.norm.cdf(reach))  # 0.0171 for 24 groups, 0.0024 for 6, against 0.025 plain
+    reach = np.sqrt(groups / (groups - 1)) * stdtrit(groups - 1, (1 - LEVEL) / 2)
+    tail = float(ndtr(reach))  # 0.0171 for 24 groups, 0.0024 for 6, against 0.025 plain
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
 

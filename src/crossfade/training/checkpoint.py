@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -21,21 +22,30 @@ if TYPE_CHECKING:
     from crossfade.clip import Named
 
 STATE = "state.pt"
+MISFIT = "this checkpoint is of another model; was recipe.yaml changed since? Start the run anew in another folder"
 
 
-def replace_file(path: Path, write) -> None:
-    """Call write(temporary) and move the result into place in one step; a kill leaves the old file or the new, never half."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    write(temporary)
-    temporary.chmod(0o644)  # some writers make files that only their owner may read
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Call write(temporary) and move the result into place in one step; a kill leaves the old file or the new, never half.
+
+    Raises UserError where the disk refuses; the old file is still there.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write(temporary)
+        temporary.chmod(0o644)  # some writers make files that only their owner may read
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save says RuntimeError when the disk is full
+        temporary.unlink(missing_ok=True)
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path}: cannot be written ({reason}); what was saved before is still there") from error
 
 
 def save_weights(path: Path, state: Mapping[str, torch.Tensor]) -> None:
     """Write tensors as safetensors, atomically."""
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in state.items()}
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}  # safetensors refuses shared memory
     replace_file(path, lambda temporary: save_file(tensors, temporary))
 
 
@@ -59,8 +69,13 @@ def snapshot(model: nn.Module, names: Iterable[str]) -> Named:
 
 
 def restore(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put entries back; the others stay as they are."""
-    model.load_state_dict(dict(tensors), strict=False)
+    """Put entries back; the others stay as they are. Raises UserError where an entry has no place in the model."""
+    try:
+        unknown = model.load_state_dict(dict(tensors), strict=False).unexpected_keys
+    except RuntimeError:
+        raise UserError(MISFIT) from None
+    if unknown:
+        raise UserError(MISFIT)
 
 
 class Checkpoints:
@@ -87,10 +102,16 @@ class Checkpoints:
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise UserError(f"{path}: this checkpoint cannot be read ({type(error).__name__}); delete it to start the run anew") from error
+            raise UserError(f"{path}: this checkpoint cannot be read ({type(error).__name__}); delete it to start the run anew") from None
 
     def load_start(self, index: int, model: nn.Module) -> None:
-        model.load_state_dict(load_file(self._start(index)))
+        path = self._start(index)
+        try:
+            model.load_state_dict(load_file(path))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: this checkpoint cannot be read ({type(error).__name__}); start the run anew") from error
+        except RuntimeError:
+            raise UserError(f"{path}: {MISFIT}") from None
 
     def clear(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -17,6 +17,7 @@ from torch import Tensor, nn, optim
 from crossfade.clip import UserError, seed_of
 from crossfade.training import rates
 from crossfade.training.checkpoint import Checkpoints, moving_names, replace_file, restore, snapshot
+from crossfade.training.processes import any_signal, of_first, share_buffers
 from crossfade.training.schedules import Schedule
 from crossfade.training.terms import Objective
 
@@ -105,6 +106,7 @@ def fit(run: Run, phases: list[Phase]) -> list[dict[str, Any]]:
 
     Returns the rows of metrics.jsonl. Raises Interrupted after saving a checkpoint when a signal arrived.
     """
+    run.folder.mkdir(parents=True, exist_ok=True)
     saved = run.checkpoints.load()
     progress = Progress(**saved["progress"]) if saved else Progress()
     _write_history(run, progress)
@@ -146,10 +148,18 @@ def _run_epochs(run: Run, phase: Phase, progress: Progress, saved: dict[str, Any
             _finish_epoch(run, phase, progress, time.perf_counter() - started)
             _save(run, progress, prepared)
             _write_history(run, progress)
-            _stop_if_asked(run)
+            signal = any_signal(run.accelerator, run.stop())
+            if signal is not None:
+                raise Interrupted(signal)
     finally:
-        run.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        run.accelerator.free_memory()
+        _release(run)
+
+
+def _release(run: Run) -> None:
+    """Undo `prepare`: else Accelerate takes the model for prepared in the next phase and leaves its precision out there."""
+    for wrapped in ("forward", "_original_forward", "_is_accelerate_prepared"):
+        vars(run.model).pop(wrapped, None)
+    run.accelerator.free_memory()
 
 
 def _train_epoch(run: Run, phase: Phase, progress: Progress, model: nn.Module, optimizer: Any) -> None:
@@ -166,9 +176,10 @@ def _train_epoch(run: Run, phase: Phase, progress: Progress, model: nn.Module, o
         progress.step += 1
         if boundary:
             _update(run, phase, progress, model, optimizer, total)
-            if run.stop() is not None:
+            signal = any_signal(run.accelerator, run.stop())
+            if signal is not None:
                 _save(run, progress, optimizer)
-                _stop_if_asked(run)
+                raise Interrupted(signal)
 
 
 def _backward(run: Run, phase: Phase, progress: Progress, model: nn.Module, batch: Named, total: int) -> None:
@@ -176,10 +187,11 @@ def _backward(run: Run, phase: Phase, progress: Progress, model: nn.Module, batc
     out = model(batch)
     loss, means = phase.objective(out, batch)
     first = progress.step - progress.step % phase.accumulate
-    run.accelerator.backward(loss / min(phase.accumulate, total - first))
+    if loss.requires_grad:  # not so where a batch lacks the only stream that learns
+        run.accelerator.backward(loss / min(phase.accumulate, total - first))
     _tally(run, progress, out, batch, {"loss": loss, **{f"terms.{name}": mean for name, mean in means.items()}})
     if not math.isfinite(progress.sums["loss"]):
-        raise UserError(f"phases.{phase.name}: the loss is {float(loss)} in epoch {progress.epoch + 1}; lower its rates or set clip_norm")
+        raise UserError(f"phases.{phase.name}: the loss is {float(loss.detach())} in epoch {progress.epoch + 1}; lower its rates or set clip_norm")
     run.screen.step(progress.sums["loss"] / progress.sums["clips"], progress.sums["correct"] / max(progress.sums["known"], 1.0))
 
 
@@ -207,8 +219,11 @@ def _finish_epoch(run: Run, phase: Phase, progress: Progress, seconds: float) ->
     sums, clips = progress.sums, max(progress.sums.get("clips", 0.0), 1.0)
     train = {name: value / clips for name, value in sums.items() if name == "loss" or name.startswith("terms.")}
     train["accuracy"] = sums.get("correct", 0.0) / max(sums.get("known", 0.0), 1.0)
-    val = run.score(run.model)
-    score = run.select(val)
+    share_buffers(run.accelerator, run.model)
+    val = {name: float(value) for name, value in of_first(run.accelerator, run.score(run.model)).items()}
+    score = float(run.select(val))
+    if math.isnan(score):
+        raise UserError(f"select: the score on val is not a number after epoch {progress.epoch + 1} of phase {phase.name}; choose another")
     progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
     better = progress.best is None or score > progress.best["score"]
     progress.stale = 0 if better else progress.stale + 1
@@ -252,9 +267,3 @@ def _write_history(run: Run, progress: Progress) -> None:
     if run.accelerator.is_main_process:
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in progress.rows)
         replace_file(run.folder / HISTORY, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def _stop_if_asked(run: Run) -> None:
-    signal = run.stop()
-    if signal is not None:
-        raise Interrupted(signal)

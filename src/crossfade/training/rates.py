@@ -16,7 +16,7 @@ from torch import nn, optim
 from crossfade.clip import UserError
 
 Rates = Mapping[str, float | None]
-SLICE = re.compile(r"^(?P<path>.+)\[(?P<start>-?\d*):(?P<stop>-?\d*)\]$")
+SLICE = re.compile(r"^(?P<path>.+)\[(?P<start>-?\d+)?:(?P<stop>-?\d+)?\]$")
 
 
 def resolve(model: nn.Module, rates: Rates, *, where: str = "rates") -> dict[str, float | None]:
@@ -65,7 +65,9 @@ def _why_unused(model: nn.Module, pattern: str) -> str:
     matches = _matcher(model, pattern, "rates")
     if any(matches(name) for name, _ in model.named_parameters()):
         return "earlier patterns already cover all of it; put the narrower pattern first"
-    return f"nothing is called that; {_nearest(model, pattern.split('[')[0])}"
+    if SLICE.match(pattern):
+        return f"no stage there has parameters; it has {len(model.get_submodule(pattern.split('[')[0]).stages)} stages"  # type: ignore[arg-type]
+    return f"nothing is called that; {_nearest(model, pattern)}"
 
 
 def _nearest(model: nn.Module, path: str) -> str:

@@ -10,13 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crossfade.clip import UNKNOWN
+from crossfade.clip import UNKNOWN, UserError
 
 if TYPE_CHECKING:
     from crossfade.clip import Named
 
 
 class Term(Protocol):
+    @property
+    def target(self) -> str: ...
+    @property
+    def output(self) -> str: ...
     @property
     def weight(self) -> float: ...
 
@@ -47,6 +51,10 @@ def cross_entropy(*, target: str, output: str | None = None, smoothing: float = 
 
     `output: emotion.audio` trains a stream's own auxiliary head. Late fusion's output is log-probabilities, for which this is NLL.
     """
+    if not 0 <= smoothing < 1:
+        raise UserError(f"cross_entropy.smoothing: found {smoothing:g}; it lies from 0 up to 1, 1 excluded")
+    if weight < 0:
+        raise UserError(f"cross_entropy.weight: found {weight:g}; it may not be negative")
     return CrossEntropy(target, output or target, smoothing, weight)
 
 

@@ -1,0 +1,31 @@
+"""One thread, no network, a store of the session's own, and one small generated corpus for all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+
+from crossfade.data.demo import write_demo
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_and_a_store_of_our_own(tmp_path_factory):
+    torch.set_num_threads(1)
+    before = os.environ.get("CROSSFADE_STORE")
+    os.environ["CROSSFADE_STORE"] = str(tmp_path_factory.mktemp("store"))
+    yield
+    os.environ.pop("CROSSFADE_STORE")
+    if before is not None:
+        os.environ["CROSSFADE_STORE"] = before
+
+
+@pytest.fixture(scope="session")
+def demo_clips(tmp_path_factory) -> Path:
+    """Four actors × 8 emotions as .wav and .mp4 under RAVDESS's names; read only."""
+    return write_demo(tmp_path_factory.mktemp("demo"), actors=4, repetitions=1, seconds=0.6, size=32, workers=2)

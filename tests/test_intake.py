@@ -1,0 +1,160 @@
+"""What can be read is found before training: nothing unreadable ends a run, everything left out is named."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from crossfade.clip import Clip, Unreadable
+from crossfade.data.intake import Reader, count_by_streams, take_in
+from crossfade.data.ravdess import ravdess
+from crossfade.data.streams import frames, log_mel, waveform
+from crossfade.store import Store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def reader(store):
+    return Reader({"audio": waveform(seconds=0.3), "video": frames(count=2, size=16)}, store)
+
+
+@pytest.fixture
+def clips(demo_clips) -> list[Clip]:
+    return ravdess(root=demo_clips).clips[:6]
+
+
+def wav(path: Path, seconds: float = 0.3) -> Path:
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, round(16000 * seconds)), 16000)
+    return path
+
+
+def test_good_clips_come_back_in_order_with_their_streams(clips, reader):
+    steps = []
+    found = take_in(clips, reader, advance=lambda: steps.append(1))
+    assert found.clips == clips and set(found.streams.values()) == {("audio", "video")} and found.failed == [] and len(steps) == 6
+
+
+def test_each_file_is_decoded_once(clips, reader, monkeypatch):
+    take_in(clips, reader)
+    broken = replace(reader, streams={name: Refusing(stream) for name, stream in reader.streams.items()})
+    assert len(take_in(clips, broken).clips) == 6
+
+
+class Refusing:
+    """A stream whose files have all become unreadable."""
+
+    def __init__(self, stream):
+        self.stream, self.key, self.reads = stream, stream.key, stream.reads
+
+    def decode(self, clip):
+        raise Unreadable(clip.id, "gone")
+
+
+def test_bad_files_are_named_with_a_reason_and_the_rest_goes_on(clips, reader, tmp_path):
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "text.wav").write_text("not a sound at all, just words\n" * 20)
+    (tmp_path / "text.mp4").write_text("not a film\n" * 50)
+    (tmp_path / "folder.wav").mkdir()
+    bad = {
+        "empty": {"audio": tmp_path / "empty.wav"},
+        "text": {"audio": tmp_path / "text.wav"},
+        "gone": {"audio": tmp_path / "gone.wav"},
+        "folder": {"audio": tmp_path / "folder.wav"},
+        "half": {"audio": wav(tmp_path / "good.wav"), "video": tmp_path / "text.mp4"},
+    }
+    given = [*clips[:2], *(Clip(name, media, {}, name) for name, media in bad.items()), clips[2]]
+    found = take_in(given, reader)
+    assert [clip.id for clip in found.clips] == [clips[0].id, clips[1].id, "half", clips[2].id]
+    assert found.streams["half"] == ("audio",)
+    assert [Path(path).name for path, _ in found.failed] == ["empty.wav", "text.wav", "gone.wav", "folder.wav", "text.mp4"]
+    assert all(reason and "\n" not in reason for _, reason in found.failed) and found.failed_files == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_named(reader, tmp_path):
+    wav(tmp_path / "secret.wav").chmod(0)
+    found = take_in([Clip("a", {"audio": tmp_path / "secret.wav"}, {}, "g")], reader)
+    assert found.failed[0][1] == "Permission denied"
+
+
+def test_permission_errors_from_the_system_are_unreadable_files(reader, tmp_path, monkeypatch):
+    path = wav(tmp_path / "secret.wav")
+    opened = Path.open
+
+    def refuse(self, *args, **options):
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return opened(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    assert take_in([Clip("a", {"audio": path}, {}, "g")], reader).failed == [(str(path), "Permission denied")]
+
+
+def test_a_file_that_fails_for_two_streams_is_one_failed_file(store, tmp_path):
+    (tmp_path / "text.mp4").write_text("not a film\n" * 50)
+    both = Reader({"audio": waveform(), "video": frames(count=2, size=16)}, store)
+    found = take_in([Clip("a", {"video": tmp_path / "text.mp4"}, {}, "g")], both)
+    assert len(found.failed) == 2 and found.failed_files == 1 and found.clips == []
+
+
+def test_a_clip_without_any_of_the_media_is_not_taken(reader, tmp_path):
+    found = take_in([Clip("a", {"image": tmp_path / "a.png"}, {}, "g")], reader)
+    assert found.clips == [] and found.failed == []
+    with pytest.raises(Unreadable, match="has no audio or video file"):
+        reader.read(Clip("a", {"image": tmp_path / "a.png"}, {}, "g"), "audio")
+
+
+def test_sound_comes_from_the_audio_file_before_the_video(reader, clips, tmp_path):
+    assert reader.source(clips[0], "audio") == clips[0].media["audio"]
+    assert reader.source(replace(clips[0], media={"video": tmp_path / "a.mp4"}), "audio") == tmp_path / "a.mp4"
+
+
+def test_stretches_of_one_file_are_stored_apart_and_streams_of_one_decoding_together(store, tmp_path):
+    reader = Reader({"audio": waveform(seconds=0.1), "mel": log_mel(seconds=0.1)}, store)
+    path = wav(tmp_path / "a.wav")
+    clips = [Clip(f"a{start}", {"audio": path}, {}, "g", span=(start, start + 0.1)) for start in (0.0, 0.1)]
+    take_in(clips, reader)
+    assert len(list(store.root.rglob("*.npy"))) == 2
+    assert not np.array_equal(reader.read(clips[0], "audio"), reader.read(clips[1], "audio"))
+
+
+def test_a_replaced_file_is_read_anew(store, tmp_path):
+    reader = Reader({"audio": waveform(seconds=0.1)}, store)
+    clip = Clip("a", {"audio": wav(tmp_path / "a.wav")}, {}, "g")
+    before = np.array(reader.read(clip, "audio"))
+    soundfile.write(tmp_path / "a.wav", np.zeros(4800), 16000)
+    os.utime(tmp_path / "a.wav", (1, 1))
+    assert before.any() and not reader.read(clip, "audio").any()
+
+
+def test_a_request_to_stop_does_not_wait_for_the_rest(clips, reader):
+    class Stop(Exception):
+        pass
+
+    class Slow(Refusing):
+        taken = 0
+
+        def decode(self, clip):
+            Slow.taken += 1
+            raise Unreadable(clip.id, "slow")
+
+    def stop():
+        raise Stop
+
+    slow = replace(reader, streams={"audio": Slow(waveform(seconds=0.2))})
+    with pytest.raises(Stop):
+        take_in(clips * 200, slow, advance=stop)
+    assert Slow.taken < 1000
+
+
+def test_counts_by_streams():
+    assert count_by_streams({"a": ("audio", "video"), "b": ("audio",), "c": ("audio", "video")}) == {"audio+video": 2, "audio": 1}

@@ -1,0 +1,224 @@
+"""The emotion reference's five command templates, each trained from its packaged recipe at tiny size; and its flags, all documented."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import crossfade
+from crossfade import build
+from crossfade.deploy import bundle
+from crossfade.models.model import count
+from crossfade.training import rates
+
+pytest.importorskip("transformers")
+CLASSES = {"emotion": [f"class {number}" for number in range(8)]}
+LAYERS = 3
+TINY_WAVLM = (
+    f"{{hidden_size: 16, num_hidden_layers: {LAYERS}, num_attention_heads: 2, intermediate_size: 24, "
+    "conv_dim: [8, 8, 8, 8, 8, 8, 8], num_conv_pos_embeddings: 8, num_conv_pos_embedding_groups: 2}"
+)
+SMALL = ("data.batch=4", "data.workers=0")
+WAVLM = ("data.streams.audio.seconds=0.5", "model.encoders.audio.weights=null", f"model.encoders.audio.config={TINY_WAVLM}")
+VIDEO = ("data.streams.video.count=2", "data.streams.video.size=32", "model.encoders.video.weights=null")
+MEL = ("data.streams.audio.seconds=0.5", "data.views.augmented.audio.1.time=5")
+WARM = ("emotion", "emotion-xattn")  # recipes that start from two finished runs
+
+
+class Trained(NamedTuple):
+    """A finished bundle of this module."""
+
+    folder: Path
+    recipe: crossfade.Recipe
+
+    @property
+    def notes(self) -> dict:
+        return bundle.read_json(self.folder / bundle.NOTES)
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        return load_file(self.folder / bundle.WEIGHTS)
+
+
+def quick(name: str, *overrides: str, epochs: dict[str, int] | None = None, **options) -> crossfade.Recipe:
+    """A packaged recipe of one step a phase, or with the epochs given."""
+    phases = [phase.name for phase in crossfade.load(name).phases]
+    short = [f"phases.{phase}.{key}" for phase in phases for key in (f"epochs={(epochs or {}).get(phase, 1)}", "steps=1")]
+    return crossfade.load(name, [*SMALL, *short, *overrides], **options)
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory, demo_clips):
+    """Train a recipe on the demo clips into a folder of its own."""
+    place = tmp_path_factory.mktemp("originals")
+
+    def run(name: str, *overrides: str, epochs: dict[str, int] | None = None) -> Trained:
+        recipe = quick(name, *overrides, epochs=epochs, corpus=demo_clips)
+        folder = place / f"run-{len(list(place.iterdir()))}"
+        assert crossfade.train(recipe, folder)["test"]["n_clips"] > 0
+        assert (folder / "metrics.json").is_file() and (folder / "report.html").is_file()
+        return Trained(folder, recipe)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def wavlm(train) -> Trained:
+    return train("emotion-wavlm", *WAVLM)
+
+
+@pytest.fixture(scope="module")
+def video(train) -> Trained:
+    return train("emotion-video", *VIDEO)
+
+
+@pytest.fixture(scope="module")
+def warm(wavlm, video) -> tuple[str, ...]:
+    """The overrides that start a fusion from the two runs; each encoder's shape comes with `config`, its weights from the bundle."""
+    return (*WAVLM, *VIDEO, *(f"model.init.'encoders.{name}'={run.folder}" for name, run in (("audio", wavlm), ("video", video))))
+
+
+def parts(run: Trained) -> dict[str, int]:
+    return dict(run.notes["parameters"])
+
+
+def last_stages(run: Trained, stream: str, stages: int) -> int:
+    """The parameters of an encoder's last stages."""
+    encoder = build.model(run.recipe, CLASSES, pretrained=False).encoders[stream]
+    return count(encoder.stages[len(encoder.stages) - stages :])
+
+
+def equal_stages(run: Trained, source: Trained, stream: str) -> set[str]:
+    """The stages of an encoder whose entries, buffers too, are bit for bit those of another bundle; every entry must be in both."""
+    prefix = f"encoders.{stream}.stages."
+    ours, theirs = ({name: value for name, value in each.weights.items() if name.startswith(prefix)} for each in (run, source))
+    assert ours and set(ours) == set(theirs)
+    moved = {name.removeprefix(prefix).split(".")[0] for name, value in ours.items() if not torch.equal(value, theirs[name])}
+    return {name.removeprefix(prefix).split(".")[0] for name in ours} - moved
+
+
+# ---- at full size, without any memory: who learns
+
+
+def learning(name: str, *overrides: str) -> dict[str, int]:
+    """Phase -> parameters that learn, of the packaged recipe as it is."""
+    recipe = crossfade.load(name, overrides)
+    with torch.device("meta"):
+        model = build.model(recipe, CLASSES, pretrained=False)
+    sizes = {parameter: value.numel() for parameter, value in model.named_parameters()}
+    return {
+        phase.name: sum(sizes[parameter] for parameter, rate in rates.resolve(model, phase.rates).items() if rate is not None)
+        for phase in recipe.phases
+    }
+
+
+HEAD = 596_744  # on WavLM
+LAST_TWO = 14_773_552 - HEAD  # layers of WavLM
+LAST_BLOCK = 8_393_728  # layer4 of ResNet18
+GATED = 461_833  # fusion of 768 and 512
+
+
+def test_the_recipes_at_full_size_learn_what_the_originals_learned():
+    assert learning("emotion-audio-resnet") == {"train": 12_785_224}
+    assert learning("emotion-wavlm") == {"head": HEAD, "unfreeze": HEAD + LAST_TWO}
+    assert learning("emotion-video") == {"train": 11_180_616}
+    assert learning("emotion") == {"fusion": GATED, "unfreeze": GATED + LAST_TWO + LAST_BLOCK}
+    # the original counts two heads that its fusion never calls: WavLM's, and the 4,104 of the video net
+    assert learning("emotion-wavlm-gated") == {"train": 12_239_193 - HEAD - 4_104}
+    fusion = learning("emotion-xattn", "model.mix.0.dim=96")["fusion"]
+    assert fusion == 106_404_489 - 94_978_680 - 11_180_616 - 18_528 - 9_312  # less the Conv1d on mels and the Linear behind it, never used
+
+
+# ---- the five templates at tiny size
+
+
+def test_audio_resnet(train):
+    run = train("emotion-audio-resnet", *MEL)
+    assert run.notes["learning"] == {"train": 12_785_224} and parts(run)["total"] == 12_785_224
+
+
+def test_gated_baseline_on_frozen_wavlm(train, wavlm):
+    run = train("emotion-wavlm-gated", *WAVLM, *VIDEO, f"model.init.'encoders.audio'={wavlm.folder}")
+    assert run.notes["learning"] == {"train": parts(run)["total"] - parts(run)["encoders.audio"]}
+    assert len(equal_stages(run, wavlm, "audio")) == 1 + LAYERS
+
+
+def test_random_frozen_wavlm_is_warned_of(train):
+    run = train("emotion-wavlm-gated", *WAVLM, *VIDEO, epochs={"train": 0})
+    assert any("random weights and never learns" in warning for warning in run.notes["warnings"])
+
+
+def test_wavlm_in_two_stages(wavlm):
+    head = parts(wavlm)["heads.emotion.audio"]
+    assert wavlm.notes["learning"] == {"head": head, "unfreeze": head + last_stages(wavlm, "audio", 2)}
+
+
+def test_wavlm_stage_one_alone_leaves_its_backbone(train, wavlm):
+    begun = train("emotion-wavlm", *WAVLM, f"model.init.'encoders.audio'={wavlm.folder}", epochs={"unfreeze": 0})
+    assert len(equal_stages(begun, wavlm, "audio")) == 1 + LAYERS
+
+
+@pytest.mark.parametrize("name", WARM)
+def test_warm_started_fusion_in_two_stages(train, wavlm, video, warm, name):
+    run = train(name, *warm)
+    fusion = parts(run)["total"] - parts(run)["encoders.audio"] - parts(run)["encoders.video"]
+    freed = last_stages(run, "audio", 2) + last_stages(run, "video", 1)
+    assert run.notes["learning"] == {"fusion": fusion, "unfreeze": fusion + freed}
+    assert equal_stages(run, wavlm, "audio") >= {str(stage) for stage in range(1 + LAYERS - 2)}
+    assert equal_stages(run, video, "video") >= {"0", "1", "2", "3"}
+
+
+def test_what_is_unfrozen_moves_and_nothing_else(train, wavlm, video, warm):
+    run = train("emotion", *warm, epochs={"fusion": 0})  # so that the second phase has no earlier state to keep
+    assert equal_stages(run, wavlm, "audio") == {str(stage) for stage in range(1 + LAYERS - 2)}
+    assert equal_stages(run, video, "video") == {"0", "1", "2", "3"}
+
+
+def test_the_fusion_phase_leaves_both_encoders(train, wavlm, video, warm):
+    run = train("emotion-xattn", *warm, "model.mix.0.dim=8", "model.mix.0.heads=2", epochs={"unfreeze": 0})
+    assert len(equal_stages(run, wavlm, "audio")) == 1 + LAYERS and len(equal_stages(run, video, "video")) == 5
+
+
+# ---- nothing of the original's command line is passed over in silence
+
+FLAGS = re.findall(
+    r"--\w+",
+    """
+--data_root --num_classes --fusion --epochs --batch_size --frames --lr --seed --split_mode --train_actors --val_actors --test_actors
+--train_ratio --val_ratio --no_pretrained_video --use_cosine_annealing --cosine_stage2_only --wandb --xattn_head --xattn_d_model
+--xattn_heads --xattn_attn_dropout --xattn_stochastic_depth --xattn_use_emotion_prior --xattn_emotion_prior_dim
+--xattn_emotion_prior_hidden_dim --xattn_emotion_prior_dropout --temporal_pooling --temporal_num_heads --temporal_num_layers
+--temporal_dropout --label_smoothing --audio_n_mels --fusion_align_mode --fusion_align_dim --fusion_align_temperature
+--fusion_align_weight --weight_decay --early_stopping_patience --use_resnet_audio --two_stage_training --use_wavlm --wavlm_stage
+--backbone_lr --stage1_epochs --audio_backbone_lr --video_backbone_lr --fusion_unfreeze_wavlm_layers --fusion_unfreeze_video_blocks
+--fusion_unfreeze_audio --no_fusion_unfreeze_audio --audio_ckpt --video_ckpt --use_face_crop --no_face_crop --num_workers
+""",
+)
+PAGE = Path(__file__).parents[1] / "docs" / "from-the-originals.md"
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_every_original_flag_is_documented(flag):
+    assert re.search(rf"(?<![\w-]){flag}(?!\w)", PAGE.read_text(encoding="utf-8"))
+
+
+def commands() -> list[list[str]]:
+    """The words of every `crossfade train …` in the page's fenced blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))[:2] == ["crossfade", "train"]]
+
+
+def test_every_command_of_the_page_fits_its_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(commands()) >= 12
+    for words in commands():
+        assert words[3:5] == ["--data", "data"]
+        overrides = [word for word in words[5:] if "=" in word]
+        assert learning(words[2], *overrides), words
