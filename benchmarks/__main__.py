@@ -63,9 +63,7 @@ def start_up() -> None:
 
     verb, python, torch = run("-m", "crossfade", "--help"), run("-c", "pass"), run("-c", "import torch")
     print(f"start-up: medians of {REPEATS}")
-    print(
-        f"  crossfade --help / import torch  {verb / torch:5.2f}x   ({verb:.2f} against {torch:.2f} s; Python alone {python:.2f} s)"
-    )
+    print(f"  crossfade --help / import torch  {verb / torch:5.2f}x   ({verb:.2f} against {torch:.2f} s; Python alone {python:.2f} s)")
 
 
 def main() -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import ctypes
 import json
-import os
-from contextlib import contextmanager
 from pathlib import Path
 from shutil import copytree
 
@@ -14,29 +11,9 @@ import av
 import numpy as np
 import pytest
 import soundfile
-from tiny import Said, crossfade, write_recipe
+from tiny import Said, bound_by_modes, crossfade, write_recipe
 
 RATE = 16_000
-DAC = 0b110  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH, by which root reads what its mode forbids
-
-
-@contextmanager
-def bound_by_modes():
-    """Root, too, may read only what the mode of a file allows."""
-    if os.geteuid() != 0:
-        yield
-        return
-    libc = ctypes.CDLL(None, use_errno=True)
-    header, before = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()  # version 3; effective, permitted, inheritable twice
-    if not hasattr(libc, "capget") or libc.capget(header, before) != 0:
-        pytest.skip("root without a way to give up reading every file")
-    bound = (ctypes.c_uint32 * 6)(*before)
-    bound[0] &= ~DAC
-    assert libc.capset(header, bound) == 0
-    try:
-        yield
-    finally:
-        assert libc.capset(header, before) == 0
 
 
 def tone(channels: int = 1, seconds: float = 0.6) -> np.ndarray:

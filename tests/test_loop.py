@@ -172,7 +172,7 @@ def test_the_best_state_stays_not_the_last(tmp_path):
     states, scores = [], iter([1.0, 3.0, 2.0, 2.5])
 
     def scripted(model):
-        states.append(bits(model))
+        states.append(bits(model.eval()))  # as every score does; what moves must be found all the same
         return {"nll": 0.0, "accuracy": next(scores)}
 
     model, screen = Toy(), Quiet()
@@ -250,8 +250,24 @@ def test_a_last_incomplete_accumulation_is_a_step_of_its_own(tmp_path):
         factors.append(progress)
         return 1.0
 
-    trained(tmp_path, 5, accumulate=3, schedule=schedule)
+    pieces, _ = trained(tmp_path / "a", 5, accumulate=3, schedule=schedule)
     assert factors == pytest.approx([step / 6 for step in range(6)])
+    whole, _ = trained(tmp_path / "b", [15, 5])
+    for name in whole:
+        torch.testing.assert_close(pieces[name], whole[name], rtol=1e-5, atol=1e-6)
+
+
+def test_every_step_has_random_numbers_of_its_own(tmp_path):
+    seeds = []
+
+    class Listening(Toy):
+        def forward(self, batch):
+            """As Toy's."""
+            seeds.extend([torch.initial_seed()] if self.training else [])
+            return super().forward(batch)
+
+    fit(make_run(tmp_path, Listening()), [phase("a", 2), phase("b", 2)])
+    assert len(seeds) == len(set(seeds)) == 20
 
 
 def test_gradients_are_clipped(tmp_path):

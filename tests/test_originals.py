@@ -149,19 +149,9 @@ def test_gated_baseline_on_frozen_wavlm(train, wavlm):
     assert len(equal_stages(run, wavlm, "audio")) == 1 + LAYERS
 
 
-def test_random_frozen_wavlm_is_warned_of(train):
-    run = train("emotion-wavlm-gated", *WAVLM, *VIDEO, epochs={"train": 0})
-    assert any("random weights and never learns" in warning for warning in run.notes["warnings"])
-
-
 def test_wavlm_in_two_stages(wavlm):
     head = parts(wavlm)["heads.emotion.audio"]
     assert wavlm.notes["learning"] == {"head": head, "unfreeze": head + last_stages(wavlm, "audio", 2)}
-
-
-def test_wavlm_stage_one_alone_leaves_its_backbone(train, wavlm):
-    begun = train("emotion-wavlm", *WAVLM, f"model.init.'encoders.audio'={wavlm.folder}", epochs={"unfreeze": 0})
-    assert len(equal_stages(begun, wavlm, "audio")) == 1 + LAYERS
 
 
 @pytest.mark.parametrize("name", WARM)

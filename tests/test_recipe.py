@@ -222,3 +222,23 @@ def test_a_head_may_sit_on_several_embeddings():
         ],
     )
     build.model(found, {"emotion": ["a", "b"]}, pretrained=False)
+
+
+def test_a_local_weights_file_is_found_from_anywhere_and_a_hub_name_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "start.pt").touch()
+    local = recipe.load("emotion-video", ["model.encoders.video.weights=start.pt"])
+    assert local.model.encoders["video"]["weights"] == str(tmp_path / "start.pt")
+    assert recipe.load("emotion-wavlm").model.encoders["audio"]["weights"] == "microsoft/wavlm-base"
+
+
+def test_the_command_line_may_say_what_kind_of_corpus_it_points_at(tmp_path):
+    found = recipe.load("audio", ["data.corpus.use=ravdess", "data.corpus.media=[audio]"], corpus=str(tmp_path))
+    assert found.data.corpus["use"] == "ravdess" and found.data.corpus["root"] == str(tmp_path)
+
+
+def test_a_stream_can_be_taken_out_of_a_view():
+    gone = ["data.streams.video", "model.encoders.video", "data.views.augmented.video"]
+    phase = '[{name: a, epochs: 1, rates: {"*": 1e-3}, terms: {label: {use: cross_entropy, target: label}}}]'
+    found = recipe.load("audio-video", [*(f"{key}=null" for key in gone), "model.merge=each", "model.init={}", f"phases={phase}"])
+    assert list(found.data.views["augmented"]) == ["audio"]

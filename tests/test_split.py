@@ -133,7 +133,7 @@ def test_listed_folds_say_what_is_never_tested():
 def test_absent_classes_are_warned_of():
     clips = [clip(i, f"g{i % 4}", "a" if i % 4 else "b") for i in range(40)]
     made = split(clips, groups={"train": ["g1", "g2"], "val": ["g3"], "test": ["g0"]}, target="y")
-    assert made.warnings == ["class 'b' of y is not in train", "class 'a' of y is not in test"]
+    assert made.warnings == ["y: no clip of class b is in train", "y: no clip of class a is in test"]
     assert made.counts("y") == {"train": {"a": 20, "b": 0}, "val": {"a": 10, "b": 0}, "test": {"a": 0, "b": 10}}
 
 

@@ -49,8 +49,8 @@ def streams(recipe: Recipe) -> dict[str, Stream]:
     return {name: use.make(data.STREAMS, spec) for name, spec in recipe.data.streams.items()}
 
 
-def view(recipe: Recipe, name: str) -> View:
-    """The augmentations of a view, by stream; "" is the clean one."""
+def view(recipe: Recipe, name: str | None) -> View:
+    """The augmentations of a view, by stream; None is the clean one."""
     return _made(recipe.data.views[name]) if name else {}
 
 

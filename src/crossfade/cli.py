@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,19 +47,15 @@ def train(
     from crossfade import recipe as recipes
     from crossfade import run
     from crossfade.screen import Terminal
-    from crossfade.training.loop import Interrupted
 
     screen = Terminal(quiet=as_json)
     folder = resume or out or run.next_folder(Path(str(recipe)).stem)
-    try:
+    with _stoppable(f"crossfade train --resume {folder}"):
         if resume:
             metrics = run.resume(folder, screen=screen)
         else:
             chosen = recipes.load(str(recipe), overrides or [], corpus=data, target=target)
             metrics = run.train(chosen, folder, screen=screen, command=shlex.join(["crossfade", *sys.argv[1:]]))
-    except Interrupted as stopped:
-        print(f"stopped; go on with: crossfade train --resume {folder}", file=sys.stderr)
-        raise typer.Exit(128 + stopped.signal) from None
     if metrics:
         _print_metrics(metrics, folder, as_json)
 
@@ -137,6 +135,8 @@ def check(
     as_json: Json = False,
 ) -> None:
     """What is in a corpus, and what of it would bias a result (exit code 1)."""
+    if recipe is None and (data is None or overrides):
+        raise UserError("check: overrides are for --recipe NAME" if data else "check: give a folder or a CSV, or --recipe NAME")
     from crossfade import run as verbs
     from crossfade.screen import Terminal
 
@@ -152,7 +152,8 @@ def demo(out: Annotated[Path, typer.Option(help="Where the clips and the runs go
     from crossfade import demo as verbs
     from crossfade.screen import Terminal, print_comparison
 
-    table, report = verbs.demo(out, screen=Terminal(quiet=as_json))
+    with _stoppable(f"crossfade demo --out {out}"):
+        table, report = verbs.demo(out, screen=Terminal(quiet=as_json))
     if as_json:
         print(json.dumps({"scores": {score.name: score.value for score in table.scores}, "report": str(report)}))
         return
@@ -182,6 +183,8 @@ def show_models(as_json: Json = False) -> None:
     from crossfade import shelf
 
     _print_rows(shelf.model_rows(), as_json)
+    if not as_json:
+        print(shelf.counted_for())
 
 
 @show.command("run")
@@ -189,7 +192,21 @@ def show_run(run: Path, as_json: Json = False) -> None:
     """A finished run: what it is, how good it was."""
     from crossfade.deploy import bundle as bundles
 
+    if not (run / bundles.METRICS).is_file():
+        raise UserError(f"{run}: has no {bundles.METRICS}, so it is not a finished run")
     _print_metrics(bundles.read_json(run / bundles.METRICS), run, as_json)
+
+
+@contextlib.contextmanager
+def _stoppable(command: str) -> Iterator[None]:
+    """Where a signal stopped it after a checkpoint: how to go on, and the signal's exit code."""
+    from crossfade.training.loop import Interrupted
+
+    try:
+        yield
+    except Interrupted as stopped:
+        print(f"stopped; go on with: {command}", file=sys.stderr)
+        raise typer.Exit(128 + stopped.signal) from None
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -21,7 +21,7 @@ UNKNOWN = -100  # the label index of a clip without that label; PyTorch's ignore
 
 def seed_of(*parts: object) -> int:
     """A 63-bit seed from any printable parts, the same on every machine."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(errors="surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ def demo(folder: Path, *, screen: Terminal) -> tuple[Table, Path]:
             run.resume(runs[name], screen=screen)
             continue
         screen.say(f"training {name}")
-        warm = [f"model.init.'encoders.{each}'={runs[each]}" for each in ("audio", "video")] if name == "gated" else []
-        run.train(recipes.load(recipe, warm, corpus=clips), runs[name], screen=screen)
+        warm = [f"model.init.'encoders.{each}'={json.dumps(str(runs[each]))}" for each in ("audio", "video")] if name == "gated" else []
+        run.train(recipes.load(recipe, warm, corpus=clips), runs[name], screen=screen, command=f"crossfade demo --out {folder}")
     report = folder / "report.html"
     return run.compare(list(runs.values()), report=report), runs["gated"] / "report.html"

@@ -215,9 +215,9 @@ def pooled(tables: Tables) -> dict[str, Predictions]:
     return {target: concatenate(list(splits.values())) for target, splits in tables.items()}
 
 
-def examples(clips: Iterable[Clip], reader: Reader, intake: Intake) -> Callable[[str], list[Example]]:
+def examples(intake: Intake, reader: Reader) -> Callable[[str], list[Example]]:
     """Sound and pictures of a clip, small, for the report."""
-    by_id = {clip.id: clip for clip in clips}
+    by_id = {clip.id: clip for clip in intake.clips}
 
     def of(clip_id: str) -> list[Example]:
         clip = by_id[clip_id]

@@ -27,8 +27,8 @@ class DataSpec(_Strict):
     corpus: Use
     split: dict[str, Any] = {}
     streams: dict[str, Use] = Field(min_length=1)
-    views: dict[str, dict[str, list[Use]]] = {}  # view -> stream -> augmentations
-    degrade: dict[str, list[Use]] = {}  # stream -> augmentations on every clip, test too: a condition, not a help
+    views: dict[str, dict[str, Any]] = {}  # view -> stream -> augmentations
+    degrade: dict[str, Any] = {}  # stream -> augmentations on every clip, test too: a condition, not a help
     batch: PositiveInt = 16
     workers: int = Field(-1, ge=-1)
     bad_fraction: float = Field(0.05, ge=0, le=1)  # of files that may be unreadable before the run refuses to start
@@ -53,7 +53,7 @@ class PhaseSpec(_Strict):
     epochs: NonNegativeInt
     rates: dict[str, Rate | None] = Field(min_length=1)
     terms: dict[str, Use] = Field(min_length=1)
-    sees: str = ""
+    sees: str | None = None  # a view; null = the clean clips
     optimizer: Use = "adam"
     schedule: Use = "constant"
     patience: NonNegativeInt = 0
@@ -98,8 +98,10 @@ def find(name: str) -> tuple[str, Any]:
     return Path(name).stem, settings.read_file(Path(name))
 
 
-def load(name: str, overrides: Sequence[str] = (), *, corpus: Path | None = None, target: str | None = None) -> Recipe:
+def load(name: str, overrides: Sequence[str] = (), *, corpus: Path | str | None = None, target: str | None = None) -> Recipe:
     """Find, override, check and resolve. `corpus` is a folder or a CSV; `target` renames the recipe's only head.
+
+    The target is renamed first, so that overrides can use the new name; the corpus is set last, so that they can say of what kind it is.
 
     Raises UserError: one line that names the key, what was found and the nearest right one.
     """
@@ -107,11 +109,11 @@ def load(name: str, overrides: Sequence[str] = (), *, corpus: Path | None = None
     if not isinstance(raw, dict):
         raise UserError(f"{name}: a recipe is a mapping with data, model and phases")
     raw = {"name": stem, **raw}
-    if corpus:
-        point_at(raw, corpus)
     if target:
         _rename_target(raw, target)
     settings.override(raw, overrides)
+    if corpus:
+        point_at(raw, Path(corpus))
     return resolve(raw, name)
 
 
@@ -131,6 +133,9 @@ def resolve(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     recipe.data.degrade = _lists(data.AUGMENTATIONS, recipe.data.degrade, "data.degrade")
     recipe.data.views = {name: _lists(data.AUGMENTATIONS, view, f"data.views.{name}") for name, view in recipe.data.views.items()}
     recipe.model.encoders = _checked(models.ENCODERS, recipe.model.encoders, "model.encoders")
+    for spec in recipe.model.encoders.values():  # a hub's name stays a name; a file's must not depend on where it was typed
+        if spec.get("weights") and Path(spec["weights"]).exists():
+            spec["weights"] = str(use.absolute(Path(spec["weights"])))
     recipe.model.init = {part: use.absolute(path) for part, path in recipe.model.init.items()}
     recipe.model.mix = [use.check(models.MIXERS, item, f"model.mix.{index}") for index, item in enumerate(recipe.model.mix)]
     recipe.model.merge = use.check(models.MERGERS, recipe.model.merge, "model.merge")
@@ -148,9 +153,14 @@ def _checked(table: use.Table, specs: Mapping[str, Any], where: str) -> dict[str
     return {name: use.check(table, spec, f"{where}.{name}") for name, spec in specs.items() if spec is not None}
 
 
-def _lists(table: use.Table, view: Mapping[str, list[Any]], where: str) -> dict[str, list[Any]]:
+def _lists(table: use.Table, view: Mapping[str, Any], where: str) -> dict[str, list[Any]]:
+    for stream, specs in view.items():
+        if not isinstance(specs, list | None):
+            raise UserError(f"{where}.{stream}: found {specs!r}; it needs a list such as [{{use: {next(iter(table))}}}]")
     return {
-        stream: [use.check(table, spec, f"{where}.{stream}.{index}") for index, spec in enumerate(specs)] for stream, specs in view.items()
+        stream: [use.check(table, spec, f"{where}.{stream}.{index}") for index, spec in enumerate(specs)]
+        for stream, specs in view.items()
+        if specs is not None
     }
 
 

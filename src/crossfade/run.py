@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,21 +35,21 @@ if TYPE_CHECKING:
     from crossfade.models.model import Fused
 
 
-def train(recipe: Recipe, folder: Path, *, screen: Terminal | None = None, command: str = "") -> dict[str, Any]:
+def train(recipe: Recipe, folder: Path | str, *, screen: Terminal | None = None, command: str = "") -> dict[str, Any]:
     """Train a resolved recipe into a new folder, which becomes the bundle; returns the content of metrics.json.
 
     Where it is refused before anything was learnt, the folder is left as it was found. `command` is what the report says was typed.
     Raises UserError for bad input and Interrupted, after a checkpoint, for SIGINT and SIGTERM.
     """
-    first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes
-    existed = folder.exists()
-    if first:
+    folder = Path(folder)
+    screen, existed = screen or Terminal(), folder.exists()
+    if screen.first:
         _claim(folder, recipe)
     try:
         text = recipe.yaml()  # as a resumed run will read it
-        return _go_on(recipes.resolve(settings.read(text, recipe.name)), folder, screen or Terminal(), command)
+        return _go_on(recipes.resolve(settings.read(text, recipe.name)), folder, screen, command)
     except (UserError, OSError):
-        if first:
+        if screen.first:
             _give_back(folder, existed)
         raise
 
@@ -97,6 +96,8 @@ def _go_on(recipe: Recipe, folder: Path, screen: Terminal, command: str = "") ->
             return work.train_one(splits[0]) if len(splits) == 1 else work.train_folds(splits)
         finally:
             screen.close()
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
 
 
 def next_folder(name: str) -> Path:
@@ -122,12 +123,14 @@ def open_run(folder: Path, overrides: Sequence[str] = (), *, corpus: Path | None
     """
     bundle = bundles.read(folder)
     raw = settings.read(bundle.recipe, str(folder / bundles.RECIPE))
-    if corpus:
-        recipes.point_at(raw, corpus)
     for override in overrides:
         if not override.startswith(("data.", "device")):
             raise UserError(f"{override}: a finished run can be fed differently (data.…) but not changed; train it anew for that")
-    settings.override(raw, overrides)
+    kinds = [override for override in overrides if override.startswith("data.corpus.use=")]
+    settings.override(raw, kinds)  # before the corpus is pointed at: another kind of corpus starts from its own defaults
+    if corpus:
+        recipes.point_at(raw, corpus)
+    settings.override(raw, [override for override in overrides if override not in kinds])
     recipe = recipes.resolve(_without_training(raw, alone), str(folder / bundles.RECIPE))
     if set(recipe.targets) != set(bundle.classes):
         found = f"{bundles.LABELS} is of {', '.join(bundle.classes)} but {bundles.RECIPE} of {', '.join(recipe.targets)}"

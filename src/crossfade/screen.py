@@ -27,7 +27,10 @@ NAMED = 5  # files that are named one by one before the rest is counted
 
 
 class Terminal:
-    """Messages and bars on standard error, so that standard output holds results only. Of several processes the first one talks."""
+    """Messages and bars on standard error, so that standard output holds results only.
+
+    Of several processes (Accelerate, torchrun) the `first` talks, and writes.
+    """
 
     def __init__(self, *, quiet: bool = False):
         self.console = Console(stderr=True, soft_wrap=True, **PLAIN)

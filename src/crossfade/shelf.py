@@ -12,6 +12,12 @@ CLASSES = 8  # for counting heads, as the emotion recipes have
 WIDTHS = {"audio": 768, "video": 512}  # of the streams that mixers, mergers and heads are counted for
 
 
+def counted_for() -> str:
+    """What the counts of `model_rows` rest on, for whoever reads them."""
+    streams = " and ".join(f"{name} {width}" for name, width in WIDTHS.items())
+    return f"mix and merge are counted for streams of widths {streams}, heads for {WIDTHS['audio']} and {CLASSES} classes"
+
+
 def recipe_rows() -> list[dict[str, Any]]:
     """One row a packaged recipe: name and what it is."""
     return [{"recipe": name, "about": recipes.find(name)[1].get("about", "")} for name in recipes.names()]

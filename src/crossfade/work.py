@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
 
 from crossfade import build, judge, settings
 from crossfade.clip import Clip, Corpus, UserError, seed_of
@@ -56,15 +58,15 @@ class Work:
         """One bundle a fold in `fold-1` …; the pooled test predictions, each clip once, are what is judged."""
         for number, split in enumerate(splits, 1):
             folder = self.folder / f"fold-{number}"
-            folder.mkdir(exist_ok=True)
             if not (folder / bundles.METRICS).is_file():
                 self.screen.say(f"fold {number} of {len(splits)}")
                 given = {**self.recipe.data.split, "fold": number - 1}
                 recipe = self.recipe.model_copy(update={"data": self.recipe.data.model_copy(update={"split": given})})
-                bundles.write_text(folder / bundles.RECIPE, recipe.yaml())
-                if not replace(self, recipe=recipe, folder=folder).train_one(split):
-                    return {}
-        return self._pool(len(splits))
+                if self.screen.first:
+                    folder.mkdir(exist_ok=True)
+                    bundles.write_text(folder / bundles.RECIPE, recipe.yaml())
+                replace(self, recipe=recipe, folder=folder).train_one(split)
+        return self._pool(len(splits)) if self.screen.first else {}
 
     def train_one(self, split: Splits) -> dict[str, Any]:
         """Take in, fit, judge, write; returns the content of metrics.json, in the first process alone."""
@@ -73,13 +75,14 @@ class Work:
         desk = open_desk(recipe, self.corpus.classes, accelerator.device)
         intake = self._take_in(desk, split)
         parts = {name: [clip for clip in getattr(split, name) if clip.id in intake.streams] for name in ("train", "val", "test")}
-        _refuse_empty(parts, recipe)
+        _refuse_empty(parts, recipe, desk.classes)
         _refuse_deaf(parts["train"], intake, desk)
         model = self._model(desk.classes)
         notes = self._notes(desk, split, intake, model)
         self._track(accelerator)
         history = fit(self._run(desk, model, parts, intake, accelerator), build.phases(recipe))
-        accelerator.end_training()
+        for tracker in accelerator.trackers:  # `end_training` would also part the processes, which have more folds to train
+            tracker.finish()
         return self._finish(desk, model, parts, intake, notes, history) if accelerator.is_main_process else {}
 
     def _accelerator(self) -> Accelerator:
@@ -87,11 +90,19 @@ class Work:
         for tracker in recipe.track:
             if importlib.util.find_spec(tracker) is None:
                 raise UserError(f"track: {tracker} is not installed: pip install crossfade[{tracker}]")
+        if not torch.distributed.is_initialized():  # else a second run in this process keeps the first one's device and precision
+            AcceleratorState._reset_state(reset_partial_state=True)
         accelerator = Accelerator(
-            mixed_precision=recipe.precision, cpu=recipe.device == "cpu", log_with=list(recipe.track) or None, project_dir=self.folder
+            mixed_precision=recipe.precision,
+            cpu=recipe.device == "cpu",
+            log_with=list(recipe.track) or None,
+            project_dir=self.folder,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # a batch may lack a stream
         )
         if recipe.device == "cuda" and accelerator.device.type != "cuda":
             raise UserError("device: found 'cuda', but PyTorch sees no CUDA device here; say auto or cpu")
+        if recipe.precision == "fp16" and accelerator.device.type == "cpu":
+            raise UserError("precision: found 'fp16', which needs a GPU; nearest for a processor is 'bf16', or 'no'")
         return accelerator
 
     def _track(self, accelerator: Accelerator) -> None:
@@ -112,7 +123,7 @@ class Work:
         judge.refuse_if_too_many(found, clips, self.recipe.data.bad_fraction)
         self.screen.left_out(found.files)
         if desk.reader.store.full:
-            self.screen.warn(f"the disk under {desk.reader.store.root} is nearly full: clips are decoded anew each time")
+            self.screen.warn(f"{desk.reader.store.trouble}: clips are decoded anew each time")
         return intake
 
     def _model(self, classes: Mapping[str, list[str]]) -> Fused:
@@ -129,7 +140,8 @@ class Work:
         """Let recipe.yaml say what only the weights' own files said, so that the bundle can be rebuilt without them."""
         for name, encoder in model.encoders.items():
             self.recipe.model.encoders[name] |= encoder.rebuild  # type: ignore[operator]
-        bundles.write_text(self.folder / bundles.RECIPE, self.recipe.yaml())
+        if self.screen.first:
+            bundles.write_text(self.folder / bundles.RECIPE, self.recipe.yaml())
 
     def _notes(self, desk: judge.Desk, split: Splits, intake: Intake, model: Fused) -> dict[str, Any]:
         """What a reader of the numbers must know, on disk before training starts; weights are loaded here, once."""
@@ -158,7 +170,8 @@ class Work:
             "learning": {phase.name: _learning(model, phase.rates) for phase in self.recipe.phases},
             "command": before.get("command", self.command),
         }
-        bundles.write_json(path, notes)
+        if self.screen.first:
+            bundles.write_json(path, notes)
         return notes
 
     def _run(self, desk: judge.Desk, model: Fused, parts: Parts, intake: Intake, accelerator: Accelerator) -> Run:
@@ -199,7 +212,7 @@ class Work:
             table.write(folder / STREAM_PREDICTIONS.format(name))
         metrics = judge.measure(tables, streams, recipe)
         first = judge.pooled(tables)[recipe.targets[0]]
-        self._report(metrics, first, notes, history, judge.examples(parts["test"], desk.reader, intake))
+        self._report(metrics, first, notes, history, judge.examples(intake, desk.reader))
         bundles.write_json(folder / bundles.METRICS, metrics)
         Checkpoints(folder / "checkpoint").clear()
         return metrics
@@ -249,8 +262,11 @@ class Work:
         return metrics
 
 
-def _refuse_empty(parts: Parts, recipe: Recipe) -> None:
-    """Nothing to learn from, or nothing to choose by."""
+def _refuse_empty(parts: Parts, recipe: Recipe, classes: Mapping[str, list[str]]) -> None:
+    """Nothing to tell apart, nothing to learn from, or nothing to choose by."""
+    for target in recipe.targets:
+        if len(classes[target]) < 2:
+            raise UserError(f"model.heads.{target}: the corpus has one class only, {classes[target][0]!r}; two or more can be told apart")
     for name in ("train", "val"):
         if not parts[name]:
             raise UserError(f"data.split: {name} has no clip that can be read")
@@ -293,7 +309,7 @@ def _faceless(intake: Intake, desk: judge.Desk) -> list[str]:
     for name, stream in desk.reader.streams.items():
         if getattr(stream, "face", None) is not None:
             clips = [clip for clip in intake.clips if name in intake.streams[clip.id]]
-            without = sum(not stream.face_found(clip) for clip in clips)  # type: ignore[attr-defined]
+            without = sum(not desk.reader.remember(clip, name, "face found", stream.face_found) for clip in clips)  # type: ignore[attr-defined]
             if without:
                 warnings.append(f"no face was found in {without} of {len(clips)} clips; they keep the whole picture")
     return warnings

@@ -242,7 +242,9 @@ def _groups_of(clips: list[Clip], target: str) -> dict[str, set[str]]:
 
 
 def _left_out(corpus: Corpus) -> Iterator[Finding]:
-    return (Finding("not placed", [file], why) for file, why in corpus.skipped)
+    return (
+        Finding("remark" if why.startswith("note: ") else "not placed", [file], why.removeprefix("note: ")) for file, why in corpus.skipped
+    )
 
 
 def _one_frame(good: list[Reading]) -> Iterator[Finding]:

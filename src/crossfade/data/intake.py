@@ -51,6 +51,13 @@ class Reader:
 
     def read(self, clip: Clip, stream: str) -> np.ndarray:
         """The decoded array; raises Unreadable."""
+        return self._kept(clip, stream, {}, self.streams[stream].decode)
+
+    def remember(self, clip: Clip, stream: str, question: str, ask: Callable[[Clip], bool]) -> bool:
+        """The answer to a question about this stream's file that is slow to find, asked once; raises Unreadable."""
+        return bool(self._kept(clip, stream, {"question": question}, lambda clip: np.array([ask(clip)]))[0])
+
+    def _kept(self, clip: Clip, stream: str, what: dict[str, object], compute: Callable[[Clip], np.ndarray]) -> np.ndarray:
         path = self.source(clip, stream)
         if path is None:
             raise Unreadable(clip.id, f"has no {' or '.join(self.streams[stream].reads)} file")
@@ -58,8 +65,8 @@ class Reader:
             name = fingerprint(path)
         except OSError as error:
             raise Unreadable(path, error.strerror or "cannot be opened") from None
-        made_by = {"stream": self.streams[stream].key, "span": clip.span}
-        return self.store.get(key(name, made_by), lambda: self.streams[stream].decode(clip))
+        made_by = {"stream": self.streams[stream].key, "span": clip.span, **what}
+        return self.store.get(key(name, made_by), lambda: compute(clip))
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,8 @@ def _try(clip: Clip, reader: Reader) -> tuple[tuple[str, ...], list[tuple[str, s
             names.append(name)
         except Unreadable as error:
             failures.append((error.path, error.reason))
+        except UnicodeError:  # a decoder that takes only names that are text
+            failures.append((str(reader.source(clip, name)), "its name is not valid Unicode; rename it"))
     return tuple(names), failures
 
 

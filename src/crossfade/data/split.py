@@ -310,4 +310,5 @@ def _absent(sides: dict[str, list[Clip]], target: str | None) -> list[str]:
     there = {side: set(_labels(clips, target)) for side, clips in sides.items()}
     classes = sorted(set().union(*there.values()))
     looked_at = [side for side in ("train", "test") if sides[side]]
-    return [f"class {label!r} of {target} is not in {side}" for side in looked_at for label in classes if label not in there[side]]
+    lacking = {side: [label for label in classes if label not in there[side]] for side in looked_at}
+    return [f"{target}: no clip of class {', '.join(labels)} is in {side}" for side, labels in lacking.items() if labels]

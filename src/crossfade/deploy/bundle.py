@@ -91,7 +91,7 @@ def environment(device: str) -> dict[str, Any]:
 
     import torch
 
-    packages = ("crossfade", "torch", "torchvision", "transformers", "accelerate", "numpy", "soundfile", "soxr", "av", "scikit-learn")
+    packages = ("crossfade", "torch", "torchvision", "transformers", "accelerate", "numpy", "soundfile", "soxr", "av")
     versions = {name: _version(metadata, name) for name in packages}
     return {
         "python": platform.python_version(),

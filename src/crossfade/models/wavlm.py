@@ -187,7 +187,8 @@ def _changes(settings: Any) -> dict[str, object]:
     kinds = (bool, int, float, str, list)
     known = vars(_library().WavLMConfig())
     found = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.to_diff_dict().items()}
-    return {name: value for name, value in found.items() if name in known and isinstance(value, kinds) and name != "transformers_version"}
+    shape = {name: value for name, value in found.items() if name in known and isinstance(value, kinds) and name != "transformers_version"}
+    return {name: value for name, value in shape.items() if not isinstance(value, list) or all(isinstance(each, int) for each in value)}
 
 
 def _is_hugging_face(weights: str) -> bool:

@@ -39,7 +39,7 @@ class Phase:
     objective: Objective
     optimizer: Callable[[list], optim.Optimizer]
     schedule: Schedule
-    sees: str = ""  # a view's name; "" = the clean clips
+    sees: str | None = None  # a view's name; None = the clean clips
     patience: int = 0  # epochs without a better score before the phase ends; 0 = never
     clip_norm: float | None = None
     accumulate: int = 1  # batches an optimiser step
@@ -191,7 +191,9 @@ def _backward(run: Run, phase: Phase, progress: Progress, model: nn.Module, batc
         run.accelerator.backward(loss / min(phase.accumulate, total - first))
     _tally(run, progress, out, batch, {"loss": loss, **{f"terms.{name}": mean for name, mean in means.items()}})
     if not math.isfinite(progress.sums["loss"]):
-        raise UserError(f"phases.{phase.name}: the loss is {float(loss.detach())} in epoch {progress.epoch + 1}; lower its rates or set clip_norm")
+        raise UserError(
+            f"phases.{phase.name}: the loss is {float(loss.detach())} in epoch {progress.epoch + 1}; lower its rates or set clip_norm"
+        )
     run.screen.step(progress.sums["loss"] / progress.sums["clips"], progress.sums["correct"] / max(progress.sums["known"], 1.0))
 
 
