@@ -15,7 +15,8 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from crossfade.clip import UserError, seed_of
-from crossfade.training import adam, cosine, cross_entropy, sgd
+from crossfade.training import adam, cosine, cross_entropy, loop, sgd
+from crossfade.training.checkpoint import Checkpoints
 from crossfade.training.loop import Interrupted, Phase, Run, fit
 from crossfade.training.schedules import constant
 from crossfade.training.terms import Objective
@@ -423,6 +424,21 @@ def test_killed_before_any_batch_it_ends_bit_for_bit_the_same(tmp_path, unkilled
             finish(folder, phases, batches=crashing_batches(number))
         found, found_rows = finish(folder, phases)
         assert equal(found, weights) and found_rows == rows, f"killed before batch {number}"
+
+
+def test_a_long_epoch_is_saved_on_the_way(tmp_path, unkilled, monkeypatch):
+    phases, weights, rows, _ = unkilled
+    monkeypatch.setattr(loop, "SAVE_EVERY", -1.0)
+    steps = set()
+    for number in range(1, 21):
+        folder = tmp_path / str(number)
+        with pytest.raises(Crash):
+            finish(folder, phases, batches=crashing_batches(number))
+        saved = Checkpoints(folder / "checkpoint").load()
+        steps.add(saved["progress"]["step"] if saved else 0)
+        found, found_rows = finish(folder, phases)
+        assert equal(found, weights) and found_rows == rows, f"killed before batch {number}"
+    assert max(steps) > 1, "no checkpoint was made inside an epoch"
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])

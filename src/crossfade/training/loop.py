@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from crossfade.clip import Named
 
 HISTORY = "metrics.jsonl"
+SAVE_EVERY = 600.0  # seconds of an epoch that a kill can cost at most
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def _train_epoch(run: Run, phase: Phase, progress: Progress, model: nn.Module, o
     remaining = run.batches(phase, progress.epoch, progress.step)
     total = progress.step + len(remaining)
     run.screen.epoch(phase, progress.epoch, total, progress.step)
-    rank = run.accelerator.process_index
+    rank, saved = run.accelerator.process_index, time.monotonic()
     for batch in remaining:
         torch.manual_seed(seed_of(run.seed, phase.name, progress.epoch, progress.step, rank))
         boundary = (progress.step + 1) % phase.accumulate == 0 or progress.step + 1 == total
@@ -177,8 +178,10 @@ def _train_epoch(run: Run, phase: Phase, progress: Progress, model: nn.Module, o
         if boundary:
             _update(run, phase, progress, model, optimizer, total)
             signal = any_signal(run.accelerator, run.stop())
-            if signal is not None:
+            if signal is not None or time.monotonic() - saved > SAVE_EVERY:
                 _save(run, progress, optimizer)
+                saved = time.monotonic()
+            if signal is not None:
                 raise Interrupted(signal)
 
 
