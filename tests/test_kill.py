@@ -59,9 +59,8 @@ def undisturbed(place: Path) -> tuple[Path, float]:
 
 
 def command(place: Path, *words: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "crossfade", *words], cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    words = (sys.executable, "-m", "crossfade", *words)
+    return subprocess.Popen(words, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def go_on(place: Path, run: str) -> subprocess.Popen:
@@ -100,13 +99,14 @@ def test_a_killed_run_ends_as_the_undisturbed_one(place: Path, undisturbed: tupl
 
 @pytest.mark.parametrize(("asked", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(place: Path, undisturbed: tuple[Path, float], asked: int, code: int):
+    """To the whole group, as a terminal and a batch system send it: the loader's worker gets it too."""
     whole, _ = undisturbed
     run = f"signal-{asked}"
-    process = command(place, "train", "tiny.yaml", "--out", run)
+    process = command(place, "train", "tiny.yaml", "data.workers=1", "--out", run)
     while not (place / run / "checkpoint" / "state.pt").exists():
         assert process.poll() is None
         time.sleep(0.002)
-    process.send_signal(asked)
+    os.killpg(process.pid, asked)
     _, errors = process.communicate()
     assert process.returncode == code, errors
     assert f"crossfade train --resume {run}" in errors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,10 +123,16 @@ class Loader:
     def _serve(self, plan: list[list[Draw]]) -> Collection[Named]:
         self._plan[:] = plan
         if self._live is None:
-            more = {"persistent_workers": True, "prefetch_factor": 2} if self.workers else {}
+            more = {"persistent_workers": True, "prefetch_factor": 2, "worker_init_fn": _outlive_signals} if self.workers else {}
             collate = partial(_collate, self.labels)  # nothing here may hold the Loader: found by the sweep only, workers end 10 s late
             self._live = DataLoader(self.samples, batch_sampler=_Sampler(self._plan), collate_fn=collate, num_workers=self.workers, **more)
         return self._live
+
+
+def _outlive_signals(worker: int) -> None:
+    """A terminal or batch system signals the whole group; the run still needs its workers to reach the checkpoint, and ends them itself."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _collate(labels: Mapping[str, torch.Tensor], samples: list[tuple[int, dict[str, tuple[torch.Tensor, torch.Tensor]]]]) -> Named:
