@@ -258,8 +258,8 @@ def test_a_tracker_that_is_not_installed_is_one_line(place: Path, demo_clips: Pa
 
 def test_half_precision_on_a_processor_is_refused_not_ignored(place: Path, demo_clips: Path):
     with pytest.raises(UserError, match="precision: found 'fp16'"):
-        verbs.train(tiny(place, demo_clips, "precision=fp16", "device=cpu"), place / "half", screen=QUIET)
-    assert not (place / "half").exists()
+        verbs.train(tiny(place, demo_clips, "precision=fp16", "device=cpu"), place / "fp16", screen=QUIET)
+    assert not (place / "fp16").exists()
 
 
 def test_the_readme_example_takes_strings(place: Path, demo_clips: Path):
