@@ -57,6 +57,7 @@ class Corpus:
     clips: list[Clip]
     classes: dict[str, list[str]]
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (file, why)
+    group_name: str = "group"  # what a group is, in the singular: "actor", "speaker"
 
 
 class Tokens(NamedTuple):

@@ -235,7 +235,7 @@ class Work:
             loads=notes["loads"],
             examples=examples,
             command=notes["command"],
-            group_name="actor" if self.recipe.data.corpus["use"] == "ravdess" else "group",  # type: ignore[index]
+            group_name=self.corpus.group_name,
             groups_unseen=notes["unseen"],
         )
         write_report(self.folder / bundles.REPORT, content)

@@ -73,7 +73,7 @@ def ravdess(
     paired = {key: files for key, files in paired.items() if files}
     _refuse_absent(root, wanted, paired.values(), len(found), len(skipped))
     clips = [_clip(kept[key], files, classes) for key, files in sorted(paired.items())]
-    return Corpus(clips, {"emotion": list(CLASS_NAMES[classes])}, skipped + _incomplete(root, wanted, clips))
+    return Corpus(clips, {"emotion": list(CLASS_NAMES[classes])}, skipped + _incomplete(root, wanted, clips), group_name="actor")
 
 
 def _wanted(media: Iterable[str] | None) -> list[str]:
