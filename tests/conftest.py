@@ -10,6 +10,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from tiny import crossfade, write_recipe
 
 from crossfade.data.demo import write_demo
 
@@ -29,3 +30,19 @@ def _one_thread_and_a_store_of_our_own(tmp_path_factory):
 def demo_clips(tmp_path_factory) -> Path:
     """Four actors × 8 emotions as .wav and .mp4 under RAVDESS's names; read only."""
     return write_demo(tmp_path_factory.mktemp("demo"), actors=4, repetitions=1, seconds=0.6, size=32, workers=2)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder of the module's own, with the tiny recipe."""
+    folder = tmp_path_factory.mktemp("run")
+    write_recipe(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(place: Path, demo_clips: Path) -> Path:
+    """The tiny recipe's finished run on the demo clips."""
+    said = crossfade("train", place / "tiny.yaml", "--data", demo_clips, "--out", place / "first")
+    assert said.code == 0, said.err
+    return place / "first"

@@ -19,21 +19,6 @@ from crossfade.clip import UserError
 from crossfade.data.demo import write_demo
 from crossfade.evaluation.predictions import Predictions
 
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    write_recipe(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def bundle(place: Path, demo_clips: Path) -> Path:
-    said = crossfade("train", place / "tiny.yaml", "--data", demo_clips, "--out", place / "first")
-    assert said.code == 0, said.err
-    return place / "first"
-
-
 # ---- evaluate
 
 

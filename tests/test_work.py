@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score, recall_score
-from tiny import QUIET, SOUND_ONLY, crossfade, metrics_of, same_bytes, tiny, write_recipe
+from tiny import QUIET, SOUND_ONLY, crossfade, metrics_of, same_bytes, tiny
 
 from crossfade import recipe as recipes
 from crossfade import run as verbs
@@ -26,20 +26,6 @@ PROMISED = {
 }
 WAVLM = "{num_hidden_layers: 2, hidden_size: 16, intermediate_size: 32, num_attention_heads: 2, conv_dim: [8, 8], conv_kernel: [10, 8], "
 WAVLM += "conv_stride: [5, 16], num_feat_extract_layers: 2, num_conv_pos_embeddings: 8, num_conv_pos_embedding_groups: 2}"
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("run")
-    write_recipe(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def bundle(place: Path, demo_clips: Path) -> Path:
-    said = crossfade("train", place / "tiny.yaml", "--data", demo_clips, "--out", place / "first")
-    assert said.code == 0, said.err
-    return place / "first"
 
 
 # ---- the bundle
