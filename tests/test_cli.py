@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import SOUND_ONLY, bound_by_modes, crossfade, write_recipe
 
 from crossfade import demo, run
 from crossfade.data.demo import write_demo
+from crossfade.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def test_what_needs_nothing_heavy_imports_nothing_heavy(words: list[str]):
 def test_help_names_every_verb():
     said = crossfade("--help")
     assert said.code == 0
-    for verb in ("train", "evaluate", "predict", "compare", "check", "show", "demo"):
+    for verb in ("train", "evaluate", "predict", "compare", "check", "show", "demo", "store"):
         assert verb in said.out
 
 
@@ -127,6 +129,27 @@ def test_show(place: Path):
     assert json.loads(crossfade("show", "run", place / "a", "--json").out)["target"] == "emotion"
 
 
+def test_the_store_is_listed_and_cleared(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("CROSSFADE_STORE", str(tmp_path))
+    nothing = crossfade("store")
+    assert nothing.code == 0 and nothing.out.startswith(f"0 B in {tmp_path}; limit: 50 % of the free disk")
+    for rate, recipe in ((1, "one"), (2, "two")):
+        Store().shelf({"rate": rate}, what=f"decoded sound, rate {rate}", recipe=recipe).get("abcd", lambda: np.zeros(500))
+    said, found = crossfade("store"), json.loads(crossfade("store", "--json").out)
+    assert said.code == 0 and "decoded sound, rate 2  two      4.3 kB        1" in said.out and f" in {tmp_path}; limit" in said.out
+    assert found["root"] == str(tmp_path) and found["bytes"] == sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    names = {shelf["recipes"][0]: shelf["name"] for shelf in found["shelves"]}
+    assert set(names) == {"one", "two"} and all(shelf["entries"] == 1 for shelf in found["shelves"])
+
+    assert "found 'three', nearest is 'two' (one of one, two)" in wrong("store", "clear", "--recipe", "three")
+    assert crossfade("store", "clear", "--older-than", "-1").code == 2
+    assert crossfade("store", "clear", "--older-than", "1").out == f"freed 0 B in {tmp_path}\n"
+    assert crossfade("store", "clear", names["one"]).out == f"freed 4.3 kB in {tmp_path}\n"
+    assert [shelf["name"] for shelf in json.loads(crossfade("store", "--json").out)["shelves"]] == [names["two"]]
+    assert json.loads(crossfade("store", "clear", "--recipe", "two", "--json").out)["freed"] > 4000
+    assert crossfade("store", "clear").out == f"freed 0 B in {tmp_path}\n" and list(tmp_path.iterdir()) == []
+
+
 def test_the_demo_from_clips_to_a_comparison_and_on_where_it_was(tmp_path: Path, monkeypatch):
     load = demo.recipes.load
 
@@ -191,6 +214,7 @@ MISTAKES = {
     "compare by an unknown metric": (["compare", "{a}", "{b}", "--metric", "f1"], "macro_f1"),
     "check nothing": (["check"], "give a folder or a CSV"),
     "check what is not there": (["check", "nowhere"], "nowhere: no such folder or CSV"),
+    "clear an unknown shelf": (["store", "clear", "no-such-name"], "store clear NAME: found 'no-such-name', "),
     "show no run": (["show", "run", "{clips}"], "not a finished run"),
     "show an unknown recipe": (["show", "recipe", "audoi"], "nearest is 'audio'"),
 }

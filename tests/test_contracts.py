@@ -32,6 +32,7 @@ OPTIONS = {  # per entry: several sets of small options
         {"config": TINY_WAVLM | {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}, "normalize": True},
     ],
     "resnet18": [{}, {"channels": 1}],
+    "mobilenet_v2": [{}],
     "frame_cnn": [{"width": 8}],
 }
 CASES = [pytest.param(name, options, id=f"{name}-{k}") for name in ENCODERS for k, options in enumerate(OPTIONS.get(name, [{}]))]

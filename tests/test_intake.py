@@ -15,6 +15,7 @@ from crossfade.clip import Clip, Unreadable
 from crossfade.data.intake import Reader, count_by_streams, take_in
 from crossfade.data.ravdess import ravdess
 from crossfade.data.streams import frames, log_mel, waveform
+from crossfade.stock import listing
 from crossfade.store import Store
 
 
@@ -135,6 +136,36 @@ def test_a_replaced_file_is_read_anew(store, tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(4800), 16000)
     os.utime(tmp_path / "a.wav", (1, 1))
     assert before.any() and not reader.read(clip, "audio").any()
+
+
+def test_what_is_stored_is_named_for_a_person(store, tmp_path):
+    reader = Reader({"audio": waveform(seconds=0.1), "video": frames(count=2, size=16)}, store, "tiny")
+    clip = Clip("a", {"audio": wav(tmp_path / "a.wav")}, {}, "g")
+    take_in([clip], reader)
+    assert reader.remember(clip, "audio", "loud", lambda clip: True) and reader.remember(clip, "audio", "loud", None)  # type: ignore[arg-type]
+    (entry,) = listing(store.root)
+    assert entry.what == "decoded sound, rate 16000, samples 1600" and entry.recipes == ["tiny"] and entry.entries == 2
+    take_in([clip], Reader(reader.streams, store, "other"))
+    assert listing(store.root)[0].recipes == ["tiny", "other"]
+
+
+def test_a_damaged_decoding_is_decoded_again(store, tmp_path):
+    reader = Reader({"audio": waveform(seconds=0.1)}, store)
+    clip = Clip("a", {"audio": wav(tmp_path / "a.wav")}, {}, "g")
+    before = np.array(reader.read(clip, "audio"))
+    (path,) = store.root.rglob("*.npy")
+    damaged = bytearray(path.read_bytes())
+    damaged[1000] ^= 1
+    path.write_bytes(damaged)
+    assert np.array_equal(reader.read(clip, "audio"), before) and path.read_bytes() != damaged
+
+
+def test_a_reader_of_another_store_has_shelves_of_its_own(reader, clips, tmp_path):
+    take_in(clips, reader)
+    take_in(clips, replace(reader, store=Store(tmp_path / "second")))
+    assert len(list((tmp_path / "second").rglob("*.npy"))) == len(list(reader.store.root.rglob("*.npy"))) == 12
+    take_in(clips, replace(reader, store=Store(tmp_path / "third", keep=False)))
+    assert not (tmp_path / "third").exists()
 
 
 def test_a_request_to_stop_does_not_wait_for_the_rest(clips, reader):

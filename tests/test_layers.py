@@ -13,12 +13,15 @@ ISLANDS = {"data", "models", "training", "evaluation", "deploy"}
 # A rung may import the rungs before it; the names on one rung may not import one another.
 LADDER = [
     {"clip", "store"},
+    {"rows", "stock"},
     {"settings", "signals"},
     {"use"},
     ISLANDS | {"recipes"},
     {"recipe"},
     {"build"},
     {"judge", "shelf", "screen"},
+    {"activations"},
+    {"feed"},
     {"work"},
     {"run"},
     {"demo"},

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from crossfade.clip import UNKNOWN, Clip
 from crossfade.data import loader as loader_file
@@ -204,9 +205,10 @@ def test_workers_end_with_their_loader_and_at_once(samples):
 
 
 def test_persistent_workers_and_prefetch_only_above_nought(samples):
-    served = make(samples, workers=2).in_order()
-    assert served.persistent_workers and served.prefetch_factor == 2 and served.num_workers == 2
-    assert make(samples).in_order().num_workers == 0
+    made = make(samples, workers=2).in_order().made
+    assert isinstance(made, DataLoader) and made.persistent_workers and made.prefetch_factor == 2 and made.num_workers == 2
+    alone = make(samples).in_order().made
+    assert isinstance(alone, DataLoader) and alone.num_workers == 0 and not alone.persistent_workers
 
 
 def test_stored_arrays_are_not_written_into(samples):

@@ -93,8 +93,8 @@ class Quiet:
 
     def phase(self, phase, model): ...
     def epoch(self, phase, epoch, steps, done): ...
-    def step(self, loss, accuracy):
-        self.steps += 1
+    def step(self, loss, accuracy, steps):
+        self.steps += steps
 
     def scored(self, row): ...
     def kept(self, phase, best):
@@ -328,6 +328,51 @@ def test_a_batch_that_nothing_learns_from_is_passed_over(tmp_path):
     assert math.isfinite(rows[0]["train"]["loss"]) and not equal(bits(model), before)
 
 
+# ---- before a phase's first batch
+
+
+def test_begin_comes_once_a_phase_that_trains_when_it_is_set_who_learns(tmp_path):
+    model, calls = Toy(), []
+
+    def begin(phase):
+        encoder = model.encoders["audio"]
+        learn = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        calls.append((phase.name, len(learn), encoder.stages[0].training, encoder.stages[1].training))
+
+    def batches(phase, epoch, start):
+        assert calls[-1][0] == phase.name
+        return toy_batches(5)(phase, epoch, start)
+
+    halfway = {"encoders.audio[-1:]": 0.005, "encoders": None, "*": 0.02}
+    phases = [phase("top", 2, {"encoders": None, "*": 0.02}), phase("none", 0), phase("half", 2, halfway), phase("all", 1)]
+    fit(make_run(tmp_path, model, begin=begin, batches=batches), phases)
+    assert calls == [("top", 2, False, False), ("half", 6, False, True), ("all", 10, True, True)]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_killed_before_a_phase_s_first_batch_it_goes_on_from_the_same_weights(tmp_path, unkilled, number):
+    """What is stored then must be what an undisturbed run would have stored."""
+    phases, weights, rows, _ = unkilled
+
+    def go(folder, dies: int = 0):
+        began, model = {}, Toy(seed=99 if (folder / "checkpoint" / "state.pt").exists() else 0)
+
+        def begin(phase):
+            began[phase.name] = bits(model)
+            if len(began) == dies:
+                raise Crash
+
+        fit(make_run(folder, model, begin=begin), phases)
+        return began, bits(model)
+
+    with pytest.raises(Crash):
+        go(tmp_path / "killed", dies=number)
+    began, found = go(tmp_path / "killed")
+    expected, _ = go(tmp_path / "whole")
+    assert equal(found, weights) and history(tmp_path / "killed") == rows
+    assert equal(began["unfreeze"], expected["unfreeze"]) and not equal(expected["unfreeze"], expected["fusion"])
+
+
 # ---- precision
 
 
@@ -444,6 +489,7 @@ def test_a_long_epoch_is_saved_on_the_way(tmp_path, unkilled, monkeypatch):
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 def test_killed_around_any_write_it_ends_bit_for_bit_the_same(tmp_path, unkilled, monkeypatch, late):
     phases, weights, rows, _ = unkilled
+    monkeypatch.setattr(loop, "SAVE_AFTER", -1.0)
     move = Path.replace
     for number in itertools.count(1):
         folder, moves = tmp_path / str(number), itertools.count(1)

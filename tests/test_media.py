@@ -113,6 +113,26 @@ def test_six_channels_down_to_their_mean(tmp_path):
     np.testing.assert_allclose(read_audio(path, rate=16000), channels.mean(axis=1), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("codec", "form"), [("pcm_u8", "u8"), ("pcm_s16le", "s16"), ("pcm_s32le", "s32"), ("pcm_f64le", "dbl"), ("alac", "s16p")]
+)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_sound_tracks_of_every_sample_format(tmp_path, codec, form, channels):
+    path, wave = tmp_path / "a.mkv", tone(16000, 1.0, channels=channels)
+    with av.open(str(path), "w") as container:
+        track = container.add_stream(codec, rate=16000, layout="mono" if channels == 1 else "stereo")
+        track.format = form
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.T), format="fltp", layout=track.layout.name)
+        frame.sample_rate = 16000
+        pieces = av.AudioResampler(format=form, layout=track.layout.name, rate=16000, frame_size=track.codec_context.frame_size or 160)
+        for piece in [*pieces.resample(frame), *pieces.resample(None)]:
+            container.mux(track.encode(piece))
+        container.mux(track.encode(None))
+    found = read_audio(path, rate=16000)
+    assert found.shape == (16000,)
+    np.testing.assert_allclose(found, wave.mean(axis=1), atol=1 / 128 if form == "u8" else 1e-4)
+
+
 def test_content_decides_not_the_name(tmp_path):
     soundfile.write(tmp_path / "a.wav", tone(16000), 16000)
     for name in ("a.mp4", "a.txt", "a.raw", "noname", "слон 象.au"):

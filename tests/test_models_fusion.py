@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from crossfade.clip import Tokens, UserError
+from crossfade.models import MERGERS
 from crossfade.models.fusion import concat, cross_attention, drop_path, each, gated, mean
+from crossfade.models.masks import full_mask, masked_mean
 
 DIMS = {"audio": 6, "video": 10}
 
@@ -60,6 +62,19 @@ def same_width() -> dict[str, Tokens]:
 def test_each_keeps_the_streams_apart():
     found = each(DIMS)(tokens())
     assert torch.equal(found["video"], tokens()["video"].x.mean(1)) and set(found) == set(DIMS)
+
+
+@pytest.mark.parametrize("name", MERGERS)
+def test_a_merger_that_takes_means_is_content_with_one_token_a_stream(name: str):
+    """So that of a frozen encoder its mean is stored, not its tokens."""
+    torch.manual_seed(0)
+    merge = MERGERS[name](DIMS).eval()
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1], [0, 0, 0], [0, 1, 0]]).bool()
+    given = tokens() | {"video": Tokens(tokens()["video"].x, mask)}
+    means = {stream: Tokens(masked_mean(found)[:, None], full_mask(found).any(1, keepdim=True)) for stream, found in given.items()}
+    present = torch.tensor([[1, 1], [1, 1], [1, 0], [1, 1]]).bool()
+    whole, short = merge(given, present), merge(means, present)
+    assert merge.takes_means and whole.keys() == short.keys() and all(torch.equal(whole[key], short[key]) for key in whole)
 
 
 def test_cross_attention_is_torchs_between_two_streams():

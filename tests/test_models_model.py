@@ -51,7 +51,7 @@ def test_the_docstrings_example_is_a_model():
     net = Fused({"audio": light_cnn()}, merge=MERGERS["each"]({"audio": 128}), heads={"emotion": {"audio": linear(128, 8)}}).eval()
     outputs = net(only("audio"))
     assert outputs["emotion"].shape == (4, 8)
-    assert torch.allclose(outputs["emotion"], outputs["emotion.audio"].log_softmax(1), atol=1e-6)
+    assert torch.equal(outputs["emotion"], outputs["emotion.audio"]), "one stream alone is not fused with anything"
 
 
 def test_late_fusion_is_the_log_of_the_mean_of_softmaxes():
@@ -119,15 +119,31 @@ def test_dropped_streams_change_training_and_never_evaluation(mix: bool):
     assert (net.eval()(batch(64))["gate"] > 0).all()
 
 
-@pytest.mark.parametrize("start", [0, 2, 4])
-def test_stored_states_continue_to_the_same_answer(start: int):
-    net, given = model("concat", mix=True).eval(), batch()
-    encoder = net.encoders["audio"]
-    state = encoder.run(encoder.begin(given["audio"], given["audio.mask"]), 0, start)
-    stored = {f"audio.state.{name}": value for name, value in state.items()}
+@pytest.mark.parametrize("stop", [1, 2, 4])
+@pytest.mark.parametrize(("merge", "mix"), [("concat", True), ("gated", False), ("each", False)])
+def test_stored_states_continue_to_the_same_answer(merge: str, mix: bool, stop: int):
+    net, given = model(merge, mix=mix).eval(), batch()
+    stored = net.states(given, {"audio": stop})
+    assert stored.keys() <= {f"audio[{stop}:].x", f"audio[{stop}:].mask"} and all(len(x) == len(given["audio"]) for x in stored.values())
     rest = {name: value for name, value in given.items() if not name.startswith("audio")}
-    found = net(rest | stored, starts={"audio": start})
-    assert all(torch.equal(found[name], value) for name, value in net(given).items())
+    found, whole = net(rest | stored), net(given)
+    assert found.keys() == whole.keys() and all(torch.equal(found[name], value) for name, value in whole.items())
+
+
+def test_of_a_whole_encoder_only_the_mean_is_stored_where_nothing_else_is_looked_at():
+    given, stops = batch(), {"audio": 4, "video": 4}
+    means, tokens = model("gated", mix=False).eval().states(given, stops), model("gated", mix=True).eval().states(given, stops)
+    assert means["video[4:].x"].shape[1] == 1 < tokens["video[4:].x"].shape[1]
+
+
+@pytest.mark.parametrize("mix", [False, True])
+def test_the_heads_go_on_from_stored_embeddings(mix: bool):
+    net, given = model("gated", mix=mix).eval(), batch()
+    stored = net.embeddings(given)
+    assert {"heads[:]", "heads[:].joint", "heads[:].gate", "heads[:].audio"} <= stored.keys()
+    whole = net(given)
+    found = net({"index": torch.arange(4), **stored})
+    assert found.keys() == whole.keys() and all(torch.equal(found[name], value) for name, value in whole.items())
 
 
 def test_parts_are_named_as_rates_expect():

@@ -1,7 +1,8 @@
-"""ResNet18 per frame equals torchvision's; weights by name; a fast small one."""
+"""ResNet18 and MobileNetV2 per frame equal torchvision's; weights by name; a fast small one."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ from torch import nn
 
 from crossfade.clip import Tokens, UserError
 from crossfade.models.masks import masked_mean
-from crossfade.models.video import IMAGENET_MEAN, frame_cnn, resnet18
+from crossfade.models.video import IMAGENET_MEAN, frame_cnn, mobilenet_v2, resnet18
+
+DATA = Path(os.environ.get("CROSSFADE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+TRUNK = DATA / "weights" / "mobilenet_v2_features_imagenet.safetensors"
 
 
 def theirs() -> nn.Module:
@@ -35,6 +39,33 @@ def test_equals_torchvision_frame_by_frame(tmp_path: Path):
     assert torch.allclose(encoder(frames()).x, reference(net, frames()), atol=1e-5)
     assert encoder.report is not None and encoder.report.unexpected == ("fc.weight", "fc.bias")
     assert len(encoder.stages) == 5 and encoder.spec.mean == IMAGENET_MEAN
+
+
+def test_mobilenet_equals_torchvision_frame_by_frame(tmp_path: Path):
+    torch.manual_seed(0)
+    net = torchvision.models.mobilenet_v2().eval()
+    torch.save(net.state_dict(), tmp_path / "mobilenet.pth")
+    encoder = mobilenet_v2(weights=str(tmp_path / "mobilenet.pth")).eval()
+    net.classifier = nn.Identity()
+    expected = torch.stack([net(clip) for clip in frames()])
+    assert torch.allclose(encoder(frames()).x, expected, atol=1e-6) and encoder(frames()).x.shape == (2, 3, 1280)
+    assert encoder.report is not None and encoder.report.unexpected == ("classifier.1.weight", "classifier.1.bias")
+    assert len(encoder.stages) == 19 and encoder.spec.mean == IMAGENET_MEAN
+
+
+@pytest.mark.skipif(not TRUNK.is_file(), reason=f"no ImageNet weights at {TRUNK}")
+def test_mobilenet_takes_the_imagenet_trunk_whole():
+    from safetensors.torch import load_file
+
+    encoder = mobilenet_v2(weights=str(TRUNK)).eval()
+    assert encoder.report is not None and len(encoder.report.loaded) == 312
+    assert not encoder.report.missing and not encoder.report.unexpected and not encoder.report.mismatched
+    net = torchvision.models.mobilenet_v2().eval()
+    net.load_state_dict(load_file(TRUNK), strict=False)
+    net.classifier = nn.Identity()
+    found = encoder(frames()).x
+    assert torch.allclose(found, torch.stack([net(clip) for clip in frames()]), atol=1e-5)
+    assert found.std() > 0.1, "a trained trunk's features, no random ones'"
 
 
 @pytest.mark.parametrize(("how", "scale"), [("sum", 1.0), ("mean", 1 / 3)])

@@ -9,7 +9,7 @@ from torch import nn
 from crossfade.models import HEADS, MERGERS, MIXERS
 from crossfade.models.audio import audio_resnet18, light_cnn
 from crossfade.models.model import Fused, count, describe
-from crossfade.models.video import resnet18
+from crossfade.models.video import mobilenet_v2, resnet18
 from crossfade.models.wavlm import wavlm
 
 CLASSES = 8
@@ -57,6 +57,12 @@ def test_audio_encoders_alone():
 
 def test_video_alone():
     assert count(resnet18()) + count(HEADS["linear"](512, CLASSES)) == 11_180_616
+
+
+def test_mobilenet_with_ten_classes_and_its_last_four_stages_unfrozen():
+    encoder, head = mobilenet_v2(), count(HEADS["linear"](1280, 10))
+    assert (count(encoder), count(encoder) + head) == (2_223_872, 2_236_682)
+    assert count(encoder.stages[-4:]) + head == 1_538_890
 
 
 @pytest.mark.parametrize(("layers", "published"), [(0, 596_744), (2, 14_773_552), (4, 28_950_360)])

@@ -1,33 +1,74 @@
-"""Pictures: linspace over the frames whatever the keyframes, uniform in time, upright, resized as torchvision does."""
+"""Pictures: linspace over the frames whatever the keyframes and what is skipped, uniform in time, upright, resized as torchvision does."""
 
 import struct
 
 import av
 import numpy as np
 import pytest
+from av.video.frame import PictureType
 from test_media import number, write_video
 
+from crossfade.data import pictures as pictures_module
 from crossfade.data.media import pictures, probe, read_frames
 from crossfade.data.pictures import cut, resize
 
+CODINGS = [
+    ("mp4", "mpeg4", {"g": "250"}),
+    ("mp4", "mpeg4", {"g": "5"}),
+    ("mkv", "mpeg4", {"g": "12", "bf": "2"}),
+    ("mp4", "libx264", {"g": "7", "bf": "3"}),
+    ("mp4", "libx264", {"g": "12", "bf": "2", "x264-params": "open-gop=1"}),
+    ("mp4", "libx264", {"g": "250", "bf": "5", "x264-params": "b-adapt=0:b-pyramid=normal"}),
+    ("ts", "libx264", {"g": "20", "bf": "3", "x264-params": "b-adapt=0:b-pyramid=none"}),
+    ("mkv", "libx264", {"g": "20", "bf": "3", "x264-params": "b-adapt=0:interlaced=1"}),
+    ("mp4", "libx265", {"g": "20", "x265-params": "bframes=4:b-adapt=0:log-level=none"}),
+    ("mpg", "mpeg1video", {"g": "12", "bf": "2"}),
+    ("ts", "mpeg2video", {"g": "12", "bf": "2"}),
+    ("webm", "libvpx-vp9", {"g": "20"}),
+]
 
-@pytest.mark.parametrize("count", [1, 3, 8, 50, 120])
-@pytest.mark.parametrize(
-    ("codec", "options"),
-    [
-        ("mpeg4", {"g": "250"}),
-        ("mpeg4", {"g": "5"}),
-        ("libx264", {"g": "7", "bf": "3"}),
-        ("libx264", {"g": "12", "bf": "2", "x264-params": "open-gop=1"}),
-    ],
-)
-def test_frames_are_linspace_whatever_the_keyframes(tmp_path, codec, options, count):
-    path = write_video(tmp_path / "a.mp4", 50, codec=codec, options=options)
+
+def all_frames(path) -> list[np.ndarray]:
     with av.open(str(path)) as container:
-        whole = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    indices = np.linspace(0, 49, count).astype(int)
-    expected = np.stack([resize(whole[index], 32) for index in indices])
-    np.testing.assert_array_equal(read_frames(path, count=count, size=32), expected)
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize(("extension", "codec", "options"), CODINGS)
+def test_frames_are_linspace_whatever_the_keyframes(tmp_path, extension, codec, options):
+    path = write_video(tmp_path / f"a.{extension}", 50, codec=codec, options=options)
+    whole = [resize(picture, 32) for picture in all_frames(path)]
+    assert len(whole) == 50
+    for count in (1, 3, 8, 50, 120):
+        expected = np.stack([whole[index] for index in np.linspace(0, 49, count).astype(int)])
+        np.testing.assert_array_equal(read_frames(path, count=count, size=32), expected)
+
+
+@pytest.mark.parametrize(("extension", "codec"), [("mp4", "libx264"), ("mpg", "mpeg1video")])
+def test_what_no_picture_refers_to_is_decoded_only_where_it_is_wanted(tmp_path, monkeypatch, extension, codec):
+    options = {"g": "60", "bf": "3", **({"x264-params": "b-adapt=0:b-pyramid=none:scenecut=0"} if codec == "libx264" else {})}
+    path = write_video(tmp_path / f"a.{extension}", 50, codec=codec, options=options)
+    with av.open(str(path)) as container:
+        kinds = [frame.pict_type for frame in container.decode(video=0)]
+    decoded = []
+
+    def counting(*given, stamped=pictures_module._stamped):
+        for stamp, frame in stamped(*given):
+            decoded.append(stamp)
+            yield stamp, frame
+
+    monkeypatch.setattr(pictures_module, "_stamped", counting)
+    assert [number(frame) for frame in read_frames(path, count=3, size=32)] == [0, 24, 49]
+    assert kinds.count(PictureType.B) > 10
+    assert len(decoded) <= 50 - kinds.count(PictureType.B) + 2 * 3, "a wanted one, and what follows it in the file, may be a B frame"
+
+
+@pytest.mark.parametrize("span", [(0.0, None), (1.01, 1.5)])
+@pytest.mark.parametrize(("extension", "codec", "options"), [*CODINGS[:4], *CODINGS[-3:], ("avi", "mpeg4", {"g": "9"})])
+def test_packets_too_large_to_be_kept_are_read_again(tmp_path, monkeypatch, extension, codec, options, span):
+    path = write_video(tmp_path / f"a.{extension}", 50, codec=codec, options=options)
+    kept = read_frames(path, count=8, size=32, start=span[0], end=span[1])
+    monkeypatch.setattr(pictures_module, "KEPT", 2000)
+    np.testing.assert_array_equal(read_frames(path, count=8, size=32, start=span[0], end=span[1]), kept)
 
 
 @pytest.mark.parametrize("extension", ["mp4", "mkv", "mpg", "avi"])

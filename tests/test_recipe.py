@@ -44,6 +44,7 @@ def test_every_default_is_written_out():
     assert resolved["phases"][0]["optimizer"] == {"use": "adam", "weight_decay": 0.0, "betas": [0.9, 0.999]}
     assert resolved["phases"][0]["accumulate"] == 1 and resolved["data"]["bad_fraction"] == 0.05 and resolved["data"]["split"]["seed"] == 0
     assert resolved["data"]["streams"]["audio"]["mels"] == 64 and resolved["model"]["merge"]["use"] == "gated"
+    assert resolved["store"] == {"keep": True, "dtype": "float32", "limit": 0.5} and resolved["phases"][0]["views"] is None
 
 
 def refusal(*overrides: str, name: str = "emotion", **options) -> str:
@@ -113,6 +114,21 @@ TYPOS = [
     ("select=f1", "select: found 'f1', nearest is 'macro_f1'"),
     ("precision=bf17", "precision: found 'bf17'; input should be"),
     ("track=[wanb]", "track.0: found 'wanb'"),
+    ("phases.unfreeze.view=2", "phases.unfreeze.view: there is no such key; nearest is 'views'"),
+    ("phases.unfreeze.views=0", "phases.unfreeze.views: found 0; input should be greater than 0"),
+    ("phases.unfreeze.views=few", "phases.unfreeze.views: found 'few'; input should be a valid integer"),
+    (
+        "phases.fusion.views=2",
+        "phases.fusion.views: found 2, but the phase sees clean clips, of which there is nothing to draw; set `sees`",
+    ),
+    ("phases.unfreeze.sees=null", "phases.unfreeze.views: found 4, but the phase sees clean clips"),
+    ("store.limits=1", "store.limits: there is no such key; nearest is 'limit'"),
+    ("store.limit=0", "store.limit: found 0; input should be greater than 0"),
+    ("store.limit=50 XB", "store.limit: found '50 XB'; input should be a valid number"),
+    ("store.limit=inf", "store.limit: found 'inf'; input should be a finite number"),
+    ("store.dtype=float16", "store.dtype: found 'float16'; input should be 'float32' or 'bfloat16'"),
+    ("store.keep=perhaps", "store.keep: found 'perhaps'; input should be a valid boolean"),
+    ("store=maybe", "store: found 'maybe'; "),
     ("data.streams.mouth={use: frames}", "data.streams.mouth: model.encoders has no encoder for it; nearest is"),
     ("model.encoders.mouth={use: resnet18}", "model.encoders.mouth: data.streams has no such stream; nearest is"),
     ("data.views.augmented.mouth=[blur]", "data.views.augmented: found 'mouth', nearest is"),
@@ -128,6 +144,35 @@ TINY = ("model.encoders.audio.config={hidden_size: 16, num_hidden_layers: 2, num
 def test_a_typo_is_one_line_with_key_found_and_nearest(override, says):
     tiny = () if override.startswith("model.encoders") else TINY
     assert says in refusal(*tiny, override)
+
+
+@pytest.mark.parametrize(
+    ("override", "keep", "limit"),
+    [
+        ("store=off", False, 0.5),
+        ("store=on", True, 0.5),
+        ("store={}", True, 0.5),
+        ("store={keep: off, limit: 0.2}", False, 0.2),
+        ("store.limit=50 GB", True, 50e9),
+        ("store.limit=1.5tb", True, 1.5e12),
+        ("store.limit=.5 MB", True, 500e3),
+        ("store.limit=5e9", True, 5e9),
+    ],
+)
+def test_the_store_is_switched_off_or_bounded_as_people_say_it(override, keep: bool, limit: float, tmp_path):
+    found = recipe.load("emotion", [*TINY, override])
+    assert (found.store.keep, found.store.limit, found.store.dtype) == (keep, limit, "float32")
+    (tmp_path / "again.yaml").write_text(found.yaml())
+    assert recipe.load("again.yaml") == found
+
+
+def test_a_recipe_from_before_there_was_a_store_has_its_defaults(tmp_path):
+    raw = settings.read(recipe.load("demo-gated").yaml(), "x")
+    del raw["store"]
+    for phase in raw["phases"]:
+        del phase["views"]
+    (tmp_path / "old.yaml").write_text(settings.write(raw))
+    assert recipe.load("old.yaml") == recipe.load("demo-gated")
 
 
 def test_a_stream_can_be_taken_out():

@@ -16,7 +16,7 @@ from tiny import QUIET, SOUND_ONLY, crossfade, metrics_of, same_bytes, tiny
 
 from crossfade import recipe as recipes
 from crossfade import run as verbs
-from crossfade import work
+from crossfade import stock, work
 from crossfade.clip import UserError
 from crossfade.evaluation.predictions import Predictions
 
@@ -153,6 +153,38 @@ def test_a_fold_is_a_bundle_and_the_folder_above_says_so(place: Path, demo_clips
     assert [row["streams"] for row in verbs.predict(place / "folds" / "fold-1", [sound], screen=QUIET)] == ["audio"]
     with pytest.raises(UserError, match="fold-1"):
         list(verbs.predict(place / "folds", [sound], screen=QUIET))
+
+
+# ---- the store
+
+
+def test_a_bundle_trained_on_stored_views_predicts_and_is_judged_again(place: Path, demo_clips: Path):
+    views = ("phases.all.views=2", "phases.all.rates={encoders: null, '*': 1e-2}", "phases.all.epochs=1")
+    metrics = verbs.train(tiny(place, demo_clips, *views), place / "views", screen=QUIET)
+    judged, table = verbs.evaluate(place / "views", screen=QUIET)
+    assert judged["test"]["nll"] == pytest.approx(metrics["test"]["nll"], abs=1e-6)
+    rows = list(verbs.predict(place / "views", sorted(demo_clips.rglob("03-*.wav"))[:2], screen=QUIET))
+    assert [row["streams"] for row in rows] == ["audio", "audio"] and len(table) == 8
+
+
+def test_the_recipe_names_what_it_keeps_in_the_store(place: Path, demo_clips: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("CROSSFADE_STORE", str(tmp_path))
+    frozen = ("phases.all.rates={encoders: null, '*': 1e-2}", "phases.all.sees=null", "phases.all.steps=1", "phases.all.epochs=1")
+    verbs.train(tiny(place, demo_clips, *frozen), place / "listed", screen=QUIET)
+    found = {entry.what: (entry.recipes, entry.entries) for entry in stock.listing(tmp_path)}
+    assert all(recipes == ["tiny"] for recipes, _ in found.values())
+    assert {what.partition(",")[0]: entries for what, (_, entries) in found.items()} == {
+        "decoded sound": 32,
+        "decoded frames": 32,
+        "activations: audio encoder": 32,
+        "activations: video encoder": 32,
+    }
+
+
+def test_with_the_store_off_nothing_is_kept(place: Path, demo_clips: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("CROSSFADE_STORE", str(tmp_path / "store"))
+    verbs.train(tiny(place, demo_clips, "store=off", "phases.all.steps=1", *SOUND_ONLY), place / "off", screen=QUIET)
+    assert not (tmp_path / "store").exists()
 
 
 # ---- warm starts and freezing

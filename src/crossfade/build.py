@@ -64,7 +64,10 @@ def _made(view: Mapping[str, list[Any]]) -> View:
 
 def phases(recipe: Recipe) -> list[Phase]:
     def phase(spec: PhaseSpec) -> Phase:
-        plain = {name: getattr(spec, name) for name in ("name", "epochs", "rates", "sees", "patience", "clip_norm", "accumulate", "steps")}
+        plain = {
+            name: getattr(spec, name)
+            for name in ("name", "epochs", "rates", "sees", "views", "patience", "clip_norm", "accumulate", "steps")
+        }
         return Phase(
             **plain,
             objective=Objective({name: use.make(training.TERMS, term) for name, term in spec.terms.items()}),

@@ -23,6 +23,8 @@ app = typer.Typer(
 )
 show = typer.Typer(help="What there is: recipes, models, or one finished run.", no_args_is_help=True)
 app.add_typer(show, name="show")
+store = typer.Typer(help="What is kept between runs, decoded clips and activations; `store clear` deletes it.")
+app.add_typer(store, name="store")
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
 Data = Annotated[Path | None, typer.Option("--data", help="A folder, or a CSV with one clip a row, in place of the recipe's corpus.")]
@@ -195,6 +197,49 @@ def show_run(run: Path, as_json: Json = False) -> None:
     if not (run / bundles.METRICS).is_file():
         raise UserError(f"{run}: has no {bundles.METRICS}, so it is not a finished run")
     _print_metrics(bundles.read_json(run / bundles.METRICS), run, as_json)
+
+
+@store.callback(invoke_without_command=True)
+def store_listing(context: typer.Context, as_json: Json = False) -> None:
+    """What is kept between runs: which computation, which recipes used it, how large, when last; `store clear` deletes it."""
+    if context.invoked_subcommand:
+        return
+    from dataclasses import asdict
+
+    from crossfade.stock import listing
+    from crossfade.store import Store, limit_text, size_text
+
+    kept = Store()
+    entries = listing(kept.root)
+    size = sum(entry.bytes for entry in entries)
+    if as_json:
+        print(json.dumps({"root": kept.root, "bytes": size, "shelves": [asdict(entry) for entry in entries]}, default=str))
+        return
+    if entries:
+        _print_rows([entry.row() for entry in entries], as_json)
+    print(f"{size_text(size)} in {kept.root}; limit: {limit_text(kept.limit)}, unless the recipe's store.limit says otherwise")
+
+
+@store.command("clear")
+def store_clear(
+    names: Annotated[list[str] | None, typer.Argument(help="Only these, by the names that `crossfade store` lists.")] = None,
+    older_than: Annotated[float | None, typer.Option(min=0, metavar="DAYS", help="Only what no run has used for so many days.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Only what this recipe has used.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Delete what is kept, all of it or what fits every choice made here. Nothing is lost: it is computed anew when it is needed."""
+    from crossfade.settings import nearest
+    from crossfade.stock import clear, listing
+    from crossfade.store import default_root, size_text
+
+    root = default_root()
+    entries = listing(root)
+    known = {"NAME": [entry.name for entry in entries], "--recipe": sorted({name for entry in entries for name in entry.recipes})}
+    for what, found in [*(("NAME", name) for name in names or []), *([("--recipe", recipe)] if recipe else [])]:
+        if found not in known[what]:
+            raise UserError(f"store clear {what}: found {found!r}, {nearest(found, known[what])}")
+    freed = clear(root, names=names or [], older_than_days=older_than, recipe=recipe)
+    print(json.dumps({"root": str(root), "freed": freed}) if as_json else f"freed {size_text(freed)} in {root}")
 
 
 @contextlib.contextmanager

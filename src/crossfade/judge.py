@@ -119,20 +119,31 @@ def answers(model: nn.Module, batches: Iterable[Named], device: torch.device, on
 
 
 def _hidden(only: Iterable[str] | None) -> Callable[[str], bool]:
+    """Which keys of a batch belong to other streams; a stream's own are "audio", "audio.mask" and "audio[11:].x"."""
     if only is None:
         return lambda name: False
-    kept = {key for stream in only for key in (stream, f"{stream}.mask")}
-    return lambda name: name not in kept and name != "index"
+    kept = tuple(f"{stream}{mark}" for stream in only for mark in (".mask", "["))
+    return lambda name: name not in only and not name.startswith(kept) and name != "index"
+
+
+Serve = Callable[[list[Clip]], Loader]  # clean batches of these clips
 
 
 def predictions(
-    desk: Desk, model: nn.Module, clips: list[Clip], intake: Intake, split: str, only: tuple[str, ...] | None = None
+    desk: Desk,
+    model: nn.Module,
+    clips: list[Clip],
+    intake: Intake,
+    split: str,
+    *,
+    only: tuple[str, ...] | None = None,
+    serve: Serve | None = None,
 ) -> dict[str, Predictions]:
-    """One table a target. With `only`, the clips that have all those streams, judged by those alone."""
+    """One table a target. With `only`, the clips that have all those streams, judged by those alone. `serve`: where batches come from."""
     having = [clip for clip in clips if only is None or set(only) <= set(intake.streams[clip.id])]
     if not having:
         return {}
-    return _tables(desk, model, desk.loader(having, intake), split, only)
+    return _tables(desk, model, serve(having) if serve else desk.loader(having, intake), split, only)
 
 
 def _tables(desk: Desk, model: nn.Module, loader: Loader, split: str, only: Iterable[str] | None = None) -> dict[str, Predictions]:
@@ -179,14 +190,14 @@ def hits(recipe: Recipe) -> Callable[[Named, Named], tuple[Tensor, Tensor]]:
     return count
 
 
-def by_streams(desk: Desk, model: nn.Module, clips: list[Clip], intake: Intake) -> dict[str, Predictions]:
+def by_streams(desk: Desk, model: nn.Module, clips: list[Clip], intake: Intake, *, serve: Serve | None = None) -> dict[str, Predictions]:
     """The first target's table for every non-empty subset of the streams: "audio", "video", "audio+video"."""
     streams = list(desk.reader.streams)
     target = desk.recipe.targets[0]
     found = {}
     for count in range(1, len(streams) + 1):
         for subset in itertools.combinations(streams, count):
-            tables = predictions(desk, model, clips, intake, "test", subset)
+            tables = predictions(desk, model, clips, intake, "test", only=subset, serve=serve)
             if tables:
                 found["+".join(subset)] = tables[target]
     return found

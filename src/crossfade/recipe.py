@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from crossfade import settings, use
 from crossfade.clip import UserError
 from crossfade.settings import nearest
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SIZE = re.compile(r"([\d.]+)\s*([KMGT]B)")
+UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+
+
+def bytes_in(given: Any) -> Any:
+    """ "50 GB" -> 5e10; anything else as it is."""
+    found = SIZE.fullmatch(given.strip().upper()) if isinstance(given, str) else None
+    return float(found[1]) * UNITS[found[2]] if found else given
+
+
 Use = Any  # {use: name, option: value}, or just the name; `use.check` says what is wrong with it, better than a type could
 
 
@@ -54,12 +65,21 @@ class PhaseSpec(_Strict):
     rates: dict[str, Rate | None] = Field(min_length=1)
     terms: dict[str, Use] = Field(min_length=1)
     sees: str | None = None  # a view; null = the clean clips
+    views: PositiveInt | None = None  # draws of that view before a frozen part, each stored; null = drawn anew each time, not stored
     optimizer: Use = "adam"
     schedule: Use = "constant"
     patience: NonNegativeInt = 0
     clip_norm: float | None = Field(None, gt=0)
     accumulate: PositiveInt = 1
     steps: PositiveInt | None = None
+
+
+class StoreSpec(_Strict):
+    """What is kept between epochs and runs; `store: off` keeps nothing."""
+
+    keep: bool = True
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; bfloat16 takes half the room and rounds them
+    limit: Annotated[float, BeforeValidator(bytes_in), Field(gt=0, allow_inf_nan=False)] = 0.5  # up to 1: of the free disk; else bytes
 
 
 class Recipe(_Strict):
@@ -74,6 +94,7 @@ class Recipe(_Strict):
     select: str = "macro_f1"
     precision: Literal["no", "bf16", "fp16"] = "no"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    store: Annotated[StoreSpec, BeforeValidator(lambda given: {"off": {"keep": False}, "on": {}}.get(str(given), given))] = StoreSpec()
     track: list[Literal["tensorboard", "wandb", "mlflow"]] = []
 
     @property
@@ -196,6 +217,10 @@ def _phase_agrees(recipe: Recipe, phase: PhaseSpec, where: str) -> None:
 
     if phase.sees:
         one_of(phase.sees, recipe.data.views, f"{where}.sees")
+    if phase.views and not (phase.sees and any(recipe.data.views[phase.sees].values())):
+        raise UserError(
+            f"{where}.views: found {phase.views}, but the phase sees clean clips, of which there is nothing to draw; set `sees`"
+        )
     for name, spec in phase.terms.items():
         term = _made(training.TERMS, spec, f"{where}.terms.{name}")
         one_of(term.target, recipe.model.heads, f"{where}.terms.{name}.target")
@@ -293,5 +318,5 @@ def _readable(path: tuple[Any, ...], raw: Any) -> list[str]:
 
 
 def _keys_at(path: tuple[Any, ...]) -> Iterable[str]:
-    kinds: dict[str, type[BaseModel]] = {"data": DataSpec, "model": ModelSpec, "phases": PhaseSpec}
+    kinds: dict[str, type[BaseModel]] = {"data": DataSpec, "model": ModelSpec, "phases": PhaseSpec, "store": StoreSpec}
     return kinds[path[0]].model_fields if path else Recipe.model_fields

@@ -146,7 +146,7 @@ def _without_training(raw: dict[str, Any], alone: bool) -> dict[str, Any]:
     """The recipe without what only training sees, whose files (noises, say) need not be here."""
     dropped = ("views", "degrade") if alone else ("views",)
     try:
-        phases = [{key: value for key, value in phase.items() if key != "sees"} for phase in raw["phases"]]
+        phases = [{key: value for key, value in phase.items() if key not in ("sees", "views")} for phase in raw["phases"]]
         return {**raw, "data": {key: value for key, value in raw["data"].items() if key not in dropped}, "phases": phases}
     except (KeyError, TypeError, AttributeError):
         return raw  # which resolving will find wanting

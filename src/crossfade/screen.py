@@ -59,8 +59,8 @@ class Terminal:
             self.warn(f"left out {len(files) - NAMED} more files")
 
     @contextlib.contextmanager
-    def counting(self, title: str, total: int) -> Iterator[Callable[[], None]]:
-        """A bar over `total` things; yields a function to call once a thing."""
+    def counting(self, title: str, total: int) -> Iterator[Callable[..., None]]:
+        """A bar over `total` things; yields a function to call once a thing, or with how many at once."""
         self._open(title, total, 0)
         try:
             yield self._advance
@@ -80,9 +80,9 @@ class Terminal:
         self._title = f"{phase.name} {epoch + 1}/{phase.epochs}".ljust(TITLE_WIDTH)
         self._open(self._title, steps, done)
 
-    def step(self, loss: float, accuracy: float) -> None:
+    def step(self, loss: float, accuracy: float, steps: int = 1) -> None:
         if self._progress:
-            self._progress.update(self._task, advance=1, notes=f"loss {loss:.4f}  acc {accuracy:.3f}")
+            self._progress.update(self._task, advance=steps, notes=f"loss {loss:.4f}  acc {accuracy:.3f}")
 
     def scored(self, row: dict[str, Any]) -> None:
         """The epoch's bar gives way to a line that stays."""
@@ -90,7 +90,7 @@ class Terminal:
         metric, label = self._metric
         train, val, star = row["train"], row["val"], " *" if row["best"] else ""
         if self.bars:
-            learnt = f"{_time(row['seconds']):>5}  loss {train['loss']:.4f}  acc {train['accuracy']:.3f}"
+            learnt = f"{clock(row['seconds']):>5}  loss {train['loss']:.4f}  acc {train['accuracy']:.3f}"
             self.say(f"{self._title} {learnt}  val loss {val['nll']:.4f}  {label} {val[metric]:.3f}{star}")
 
     def kept(self, phase: Phase, best: dict[str, Any]) -> None:
@@ -118,12 +118,12 @@ class Terminal:
         self._progress.start()
         self._task = self._progress.add_task(title, total=total, completed=done, notes="")
 
-    def _advance(self) -> None:
+    def _advance(self, count: int = 1) -> None:
         if self._progress:
-            self._progress.advance(self._task)
+            self._progress.advance(self._task, count)
 
 
-def _time(seconds: float) -> str:
+def clock(seconds: float) -> str:
     """3.2s, 41.0s, 12:05 (minutes:seconds)."""
     return f"{seconds:.1f}s" if seconds < 59.95 else f"{round(seconds) // 60}:{round(seconds) % 60:02d}"
 

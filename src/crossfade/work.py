@@ -21,6 +21,7 @@ from crossfade.deploy import bundle as bundles
 from crossfade.evaluation import METRICS
 from crossfade.evaluation.predictions import Predictions, concatenate
 from crossfade.evaluation.report import ReportContent, write_report
+from crossfade.feed import Feed
 from crossfade.models.model import describe
 from crossfade.models.surgery import load_weights
 from crossfade.recipe import Recipe
@@ -40,7 +41,8 @@ Parts = dict[str, list[Clip]]  # split -> clips
 
 def open_desk(recipe: Recipe, classes: Mapping[str, list[str]], device: torch.device) -> judge.Desk:
     """What serves clips to this recipe's model."""
-    return judge.Desk(recipe, classes, Reader(build.streams(recipe), Store()), device)
+    store = Store(limit=recipe.store.limit, keep=recipe.store.keep)
+    return judge.Desk(recipe, classes, Reader(build.streams(recipe), store, recipe.name), device)
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,11 @@ class Work:
         model = self._model(desk.classes)
         notes = self._notes(desk, split, intake, model)
         self._track(accelerator)
-        history = fit(self._run(desk, model, parts, intake, accelerator), build.phases(recipe))
+        feed = Feed(desk, model, parts, intake, accelerator, self.screen, self.stop)
+        history = fit(self._run(feed), build.phases(recipe))
         for tracker in accelerator.trackers:  # `end_training` would also part the processes, which have more folds to train
             tracker.finish()
-        return self._finish(desk, model, parts, intake, notes, history) if accelerator.is_main_process else {}
+        return self._finish(feed, notes, history) if accelerator.is_main_process else {}
 
     def _accelerator(self) -> Accelerator:
         recipe = self.recipe
@@ -174,40 +177,39 @@ class Work:
             bundles.write_json(path, notes)
         return notes
 
-    def _run(self, desk: judge.Desk, model: Fused, parts: Parts, intake: Intake, accelerator: Accelerator) -> Run:
+    def _run(self, feed: Feed) -> Run:
         recipe, metric = self.recipe, METRICS[self.recipe.select]
-        share: dict[str, Any] = {"rank": accelerator.process_index, "world": accelerator.num_processes}
-        share["workers"] = desk.workers(parts["train"])
-        val = desk.loader(parts["val"], intake)
-        seen = {phase.sees for phase in recipe.phases}
-        train = {sees: replace(desk.loader(parts["train"], intake, build.view(recipe, sees)), **share) for sees in seen}
         return Run(
-            model=model,
-            accelerator=accelerator,
-            batches=lambda phase, epoch, start: train[phase.sees].shuffled(recipe.seed, phase.name, epoch, start=start, limit=phase.steps),
-            score=lambda model: judge.validate(desk, model, val),
+            model=feed.model,
+            accelerator=feed.accelerator,
+            batches=feed.batches,
+            score=feed.score,
             select=lambda scores: scores[recipe.select] * (1.0 if metric.higher_is_better else -1.0),
             hits=judge.hits(recipe),
             folder=self.folder,
             seed=recipe.seed,
             screen=self.screen,
             stop=self.stop,
-            track=lambda row, step: accelerator.log(_flat(row), step=step),
+            track=lambda row, step: feed.accelerator.log(_flat(row), step=step),
+            begin=feed.begin,
         )
 
-    def _finish(
-        self, desk: judge.Desk, model: Fused, parts: Parts, intake: Intake, notes: dict[str, Any], history: list[dict[str, Any]]
-    ) -> dict[str, Any]:
+    def _finish(self, feed: Feed, notes: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, Any]:
         """Judge the best state and write the bundle; metrics.json comes last, for it says that the run is finished."""
         folder, recipe = self.folder, self.recipe
+        desk, model, parts, intake = feed.desk, feed.model, feed.parts, feed.intake
         save_weights(folder / bundles.WEIGHTS, model.state_dict())
         bundles.write_json(folder / bundles.LABELS, dict(desk.classes))
         bundles.write_json(folder / bundles.ENVIRONMENT, bundles.environment(str(desk.device)))
-        by_split = {split: judge.predictions(desk, model, parts[split], intake, split) for split in ("val", "test") if parts[split]}
+        by_split = {
+            split: judge.predictions(desk, model, parts[split], intake, split, serve=feed.judging)
+            for split in ("val", "test")
+            if parts[split]
+        }
         tables = {target: {split: found[target] for split, found in by_split.items()} for target in recipe.targets}
         for target, table in judge.pooled(tables).items():
             table.write(folder / _predictions_name(recipe, target))
-        streams = judge.by_streams(desk, model, parts["test"], intake) if len(desk.reader.streams) > 1 else {}
+        streams = judge.by_streams(desk, model, parts["test"], intake, serve=feed.judging) if len(desk.reader.streams) > 1 else {}
         for name, table in streams.items():
             table.write(folder / STREAM_PREDICTIONS.format(name))
         metrics = judge.measure(tables, streams, recipe)

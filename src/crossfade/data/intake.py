@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Generator, Tensor
 
 from crossfade.clip import Clip, Spec, Unreadable
-from crossfade.store import Store, fingerprint, key
+from crossfade.store import Shelf, Store, fingerprint, key
 
 THREADS = 4  # decoders release the interpreter lock; two a core hide the disk
 
@@ -40,10 +40,12 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Reader:
-    """Decoded clips from the store, by stream."""
+    """Decoded clips from the store, by stream. `recipe` is the name under which the store's shelves are listed."""
 
     streams: Mapping[str, Stream]
     store: Store
+    recipe: str = ""
+    _shelves: dict[str, Shelf] = field(init=False, default_factory=dict, compare=False, repr=False)  # stream -> its decoded clips
 
     def source(self, clip: Clip, stream: str) -> Path | None:
         """The file this stream of the clip comes from, or None where the clip has no such medium."""
@@ -65,8 +67,19 @@ class Reader:
             name = fingerprint(path)
         except OSError as error:
             raise Unreadable(path, error.strerror or "cannot be opened") from None
-        made_by = {"stream": self.streams[stream].key, "span": clip.span, **what}
-        return self.store.get(key(name, made_by), lambda: compute(clip))
+        return self._shelf(stream).get(key(name, {"span": clip.span, **what}), lambda: compute(clip))
+
+    def _shelf(self, stream: str) -> Shelf:
+        if stream not in self._shelves:
+            made_by = self.streams[stream].key
+            self._shelves[stream] = self.store.shelf({"stream": made_by}, what=_described(made_by), recipe=self.recipe)
+        return self._shelves[stream]
+
+
+def _described(made_by: Mapping[str, Any]) -> str:
+    """For a person: `decoded sound, rate 16000, samples 48000`."""
+    options = [f"{name} {value}" for name, value in made_by.items() if type(value) is int]
+    return ", ".join([f"decoded {made_by.get('decode', 'clips')}", *options])
 
 
 @dataclass(frozen=True)

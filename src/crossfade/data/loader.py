@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from crossfade.clip import UNKNOWN, Clip, seed_of
 from crossfade.data.intake import Augmentation, Reader
+from crossfade.data.stored import Draws, Stored
 
 if TYPE_CHECKING:
     from crossfade.clip import Named
@@ -38,10 +40,10 @@ def auto_workers(asked: int, media: Path | None = None) -> int:
 
 
 class Draw(NamedTuple):
-    """One clip's turn: its row, and the seed of everything random about it."""
+    """One clip's turn: its row, and the epoch's tag, which seeds everything random about it."""
 
     row: int
-    seed: int
+    tag: tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -61,31 +63,49 @@ class _Fixed:
 
 @dataclass
 class Samples(Dataset):
-    """Draw -> (row, {stream: (tensor, mask)}). `view` augments anew at each draw; `degrade` is a test condition, fixed for a clip."""
+    """Draw -> (row, {stream: (tensor, mask)}). `view` augments anew at each draw; `degrade` is a test condition, fixed for a clip.
+
+    `draws` names streams of which the view has a fixed number of draws, `without` those that come from elsewhere.
+    """
 
     clips: list[Clip]
     streams: Mapping[str, tuple[str, ...]]  # clip id -> streams
     reader: Reader
     view: View = field(default_factory=dict)
     degrade: View = field(default_factory=dict)
+    draws: Mapping[str, Draws] = field(default_factory=dict)
+    without: frozenset[str] = frozenset()
 
     def __getitem__(self, draw: Draw):  # type: ignore[override]
         clip = self.clips[draw.row]
-        return draw.row, {name: self._finished(clip, name, draw.seed) for name in self.streams[clip.id]}
+        return draw.row, {name: self._finished(clip, name, draw) for name in self.streams[clip.id] if name not in self.without}
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    def _finished(self, clip: Clip, name: str, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    @cached_property
+    def fresh(self) -> bool:
+        """Whether any clip has a stream that is made here."""
+        return any(set(names) - self.without for names in {self.streams[clip.id] for clip in self.clips})
+
+    def _finished(self, clip: Clip, name: str, draw: Draw) -> tuple[torch.Tensor, torch.Tensor]:
         fixed = torch.Generator().manual_seed(seed_of(clip.id, name))
         spoiled = [_Fixed(augmentation, fixed) for augmentation in self.degrade.get(name, ())]
-        free = torch.Generator().manual_seed(seed_of(seed, name))
+        free = torch.Generator().manual_seed(self._seed(clip, name, draw))
         return self.reader.streams[name].finish(self.reader.read(clip, name), [*spoiled, *self.view.get(name, ())], free)
+
+    def _seed(self, clip: Clip, name: str, draw: Draw) -> int:
+        draws = self.draws.get(name)
+        if draws is None:
+            return seed_of(*draw.tag, draw.row, name)
+        return draws.seed_for(name, clip.id, draws.pick(name, draw.tag, draw.row))
 
 
 @dataclass
 class Loader:
-    """Batches of one set of clips, in a seeded order that depends on nothing but `tag`, not on workers or on where one starts."""
+    """Batches of one set of clips, in a seeded order that depends on nothing but `tag`, not on workers, on where one starts or on
+    what is `stored`.
+    """
 
     samples: Samples
     labels: Mapping[str, torch.Tensor]  # target -> (clips,) class indices
@@ -93,40 +113,77 @@ class Loader:
     workers: int = 0
     rank: int = 0
     world: int = 1
-    _plan: list[list[Draw]] = field(default_factory=list, repr=False)
+    stored: Sequence[Stored] = ()
+    _turn: _Turn = field(default_factory=lambda: _Turn(), repr=False)
     _live: Any = field(default=None, repr=False)
+    _sets: Any = field(default=None, repr=False)
 
-    def shuffled(self, *tag: object, start: int = 0, limit: int | None = None) -> Collection[Named]:
+    def shuffled(self, *tag: object, start: int = 0, limit: int | None = None) -> Served:
         """The batches of one epoch from number `start` on, this process's share of them."""
         order = torch.Generator().manual_seed(seed_of(*tag))
-        rows = torch.randperm(len(self.samples), generator=order).tolist()
-        batches = self._batches(rows, tag)
+        batches = self._batches(torch.randperm(len(self.samples), generator=order))
         shuffled = [batches[index] for index in torch.randperm(len(batches), generator=order).tolist()]
-        return self._serve(self._share(shuffled)[:limit][start:])
+        return self._serve(self._share(shuffled)[:limit][start:], tag)
 
-    def _share(self, batches: list[list[Draw]]) -> list[list[Draw]]:
+    def in_order(self) -> Served:
+        """Every clip once, clean, for judging."""
+        return self._serve(self._batches(torch.arange(len(self.samples))), ("clean",))
+
+    def _share(self, batches: list[torch.Tensor]) -> list[torch.Tensor]:
         """This process's batches. All get as many, or they would wait for one another: a remainder sits this epoch out."""
         few = len(batches) < self.world
         return batches[self.rank % max(len(batches), 1) :][:1] if few else batches[self.rank :: self.world][: len(batches) // self.world]
 
-    def in_order(self) -> Collection[Named]:
-        """Every clip once, clean, for judging."""
-        return self._serve(self._batches(list(range(len(self.samples))), ("clean",)))
+    def _batches(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Rows of clips with the same streams, `batch` at a time."""
+        if self._sets is None:
+            names = [self.samples.streams[clip.id] for clip in self.samples.clips]
+            numbers = {streams: number for number, streams in enumerate(dict.fromkeys(names))}
+            self._sets = torch.tensor([numbers[streams] for streams in names], dtype=torch.int64)
+        kinds = self._sets[rows]
+        return [part for kind in kinds.unique().tolist() for part in rows[kinds == kind].split(self.batch)]
 
-    def _batches(self, rows: list[int], tag: tuple[object, ...]) -> list[list[Draw]]:
-        by_streams: dict[tuple[str, ...], list[int]] = {}
-        for row in rows:
-            by_streams.setdefault(self.samples.streams[self.samples.clips[row].id], []).append(row)
-        seeded = [[Draw(row, seed_of(*tag, row)) for row in same] for same in by_streams.values()]
-        return [same[first : first + self.batch] for same in seeded for first in range(0, len(same), self.batch)]
-
-    def _serve(self, plan: list[list[Draw]]) -> Collection[Named]:
-        self._plan[:] = plan
-        if self._live is None:
+    def _serve(self, plan: list[torch.Tensor], tag: tuple[object, ...]) -> Served:
+        self._turn.plan[:], self._turn.tag = plan, tag
+        if self._live is None and self.samples.fresh:
             more = {"persistent_workers": True, "prefetch_factor": 2, "worker_init_fn": _outlive_signals} if self.workers else {}
-            collate = partial(_collate, self.labels)  # nothing here may hold the Loader: found by the sweep only, workers end 10 s late
-            self._live = DataLoader(self.samples, batch_sampler=_Sampler(self._plan), collate_fn=collate, num_workers=self.workers, **more)
-        return self._live
+            self._live = DataLoader(self.samples, batch_sampler=self._turn, collate_fn=_collate, num_workers=self.workers, **more)
+        return Served(plan, tag, self.labels, self.stored, self._live)
+
+
+@dataclass
+class _Turn:
+    """The sampler of an epoch: it may not hold the Loader, which only the sweep would then find, and end its workers 10 s late."""
+
+    plan: list[torch.Tensor] = field(default_factory=list)
+    tag: tuple[object, ...] = ()
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return iter([[Draw(row, self.tag) for row in rows.tolist()] for rows in self.plan])
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+
+@dataclass(frozen=True)
+class Served:
+    """The batches of a plan: labels and stored states by row, and from the workers what must be made anew."""
+
+    plan: list[torch.Tensor]
+    tag: tuple[object, ...]
+    labels: Mapping[str, torch.Tensor]
+    stored: Sequence[Stored]
+    made: Iterable[Named] | None
+
+    def __iter__(self) -> Iterator[Named]:
+        for rows, made in zip(self.plan, self.made or itertools.repeat({}), strict=False):
+            batch = {"index": rows, **{target: known[rows] for target, known in self.labels.items()}, **made}
+            for stored in self.stored:
+                batch |= stored.states(rows, self.tag)
+            yield batch
+
+    def __len__(self) -> int:
+        return len(self.plan)
 
 
 def _outlive_signals(worker: int) -> None:
@@ -135,25 +192,13 @@ def _outlive_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _collate(labels: Mapping[str, torch.Tensor], samples: list[tuple[int, dict[str, tuple[torch.Tensor, torch.Tensor]]]]) -> Named:
-    """-> {"index" (B,), "<target>" (B,), "<stream>" (B, …), "<stream>.mask" (B, T)}"""
-    rows = torch.tensor([row for row, _ in samples])
-    batch = {"index": rows, **{target: known[rows] for target, known in labels.items()}}
+def _collate(samples: list[tuple[int, dict[str, tuple[torch.Tensor, torch.Tensor]]]]) -> Named:
+    """-> {"<stream>" (B, …), "<stream>.mask" (B, T)}"""
+    batch = {}
     for name in samples[0][1]:
         batch[name] = torch.stack([streams[name][0] for _, streams in samples])
         batch[f"{name}.mask"] = torch.stack([streams[name][1] for _, streams in samples])
     return batch
-
-
-@dataclass(frozen=True)
-class _Sampler:
-    plan: list[list[Draw]]
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        return iter(list(self.plan))
-
-    def __len__(self) -> int:
-        return len(self.plan)
 
 
 def label_indices(clips: Sequence[Clip], target: str, classes: Sequence[str]) -> torch.Tensor:

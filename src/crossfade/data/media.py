@@ -1,7 +1,7 @@
-"""Decode by what a file holds, never by its name: the three calls of this island that open media, `read_audio`, `read_frames`, `probe`.
+"""Decode by what a file holds, never by its name: all that opens media here is `read_audio`, `read_frames`, `read_image` and `probe`.
 
-Every failure is an `Unreadable` with a reason. A truncated file is used when at least half of what it declares (within the span
-asked for) can be decoded, and is `Unreadable` otherwise.
+Every failure is an `Unreadable` with a reason. A truncated recording is used when at least half of what it declares (within the span
+asked for) can be decoded, and is `Unreadable` otherwise; a truncated image always is.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from crossfade.clip import Unreadable
 from crossfade.data.container import check_file, last_packet, opened, picture_track, picture_tracks, sound_track
 from crossfade.data.pictures import pictures, read_frames
 from crossfade.data.sound import read_audio, sndfile
+from crossfade.data.stills import read_image
 
-__all__ = ["Probe", "pictures", "probe", "read_audio", "read_frames"]
+__all__ = ["Probe", "pictures", "probe", "read_audio", "read_frames", "read_image"]
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -22,6 +23,8 @@ from crossfade.clip import Unreadable
 from crossfade.data.container import check_file, check_span, check_track, declared_seconds, opened, picture_track, seek, zero
 
 LOST = 0.1  # seconds: a picture further than this from the one wanted stands in for one that did not decode
+KEPT = 1 << 25  # bytes: packets up to this are kept from the reading of their timestamps, so that most files are walked only once
+SKIPS = ("h264", "mpeg1video", "mpeg2video")  # codecs whose pictures say for certain that no other refers to them
 Box = tuple[float, float, float, float]
 
 
@@ -43,7 +46,6 @@ class Timeline(NamedTuple):
     tick: Fraction  # seconds
     zero: int  # the timestamp at second 0
     timed: bool
-    sought: float  # seconds; what the walk through the file started from
     declared: float  # seconds
     own: bool  # whether the track itself declares them, or the whole file
 
@@ -74,12 +76,14 @@ def pictures(path: Path | str, *, count: int, start: float = 0.0, end: float | N
     path = Path(path)
     check_file(path)
     check_span(path, start, end)
-    timeline, near = _timeline(path, start, end), 0
-    with opened(path) as container:
-        shown, picture, to_rgb = None, None, VideoReformatter()
-        for stamp, frame, goal in _on_screen(container, picture_track(path, container), timeline, uniform(timeline.stamps, count)):
+    near = 0
+    with _walked(path, start, end) as (stream, timeline, packets):
+        shown, picture, matrix, to_rgb = None, None, None, VideoReformatter()
+        for stamp, frame, goal in _on_screen(stream, timeline, packets, uniform(timeline.stamps, count)):
+            if picture is None:
+                matrix = frame.side_data.get("DISPLAYMATRIX")  # the track's, and slow to ask for
             if picture is None or frame is not shown:
-                shown, picture = frame, upright(frame, to_rgb)
+                shown, picture = frame, upright(frame, matrix, to_rgb)
             near += abs(stamp - goal) * timeline.tick <= LOST
             yield picture
     if near < count / 2:
@@ -101,12 +105,12 @@ def cut(picture: np.ndarray, box: Box | None) -> np.ndarray:
     return picture[top : max(round(box[3] * height), top + 1), left : max(round(box[2] * width), left + 1)]
 
 
-def upright(frame: av.VideoFrame, to_rgb: VideoReformatter) -> np.ndarray:
+def upright(frame: av.VideoFrame, matrix: Any, to_rgb: VideoReformatter) -> np.ndarray:
     """RGB uint8 (H, W, 3), turned and mirrored as the display matrix (phones; EXIF) asks: x' = a·x + c·y, y' = b·x + d·y.
 
     `to_rgb` is shared by the frames of a file: setting up a conversion costs more than one picture.
     """
-    picture, matrix = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray(), frame.side_data.get("DISPLAYMATRIX")
+    picture = to_rgb.reformat(frame, format="rgb24", threads=1).to_ndarray()
     if matrix is None:
         return picture
     a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()
@@ -122,10 +126,27 @@ def uniform(stamps: list[int], count: int) -> list[int]:
     return [stamps[bisect_right(stamps, time) - 1] for time in times]
 
 
-def _timeline(path: Path, start: float, end: float | None) -> Timeline:
-    timeline = _read_timeline(path, start, end)
-    if start > 0 and (not timeline.timed or not timeline.stamps or timeline.stamps[0] * timeline.tick > start):
-        timeline = _read_timeline(path, 0.0, end)
+@contextmanager
+def _walked(path: Path, start: float, end: float | None) -> Iterator[tuple[av.VideoStream, Timeline, Iterable[av.Packet]]]:
+    """The open track, the times of the span's pictures, and its packets: kept ones, or, where they are too large, read once more."""
+    for sought in dict.fromkeys((start, 0.0)):
+        with opened(path) as container:
+            stream = picture_track(path, container)
+            timeline, packets = _read_timeline(container, stream, sought, end)
+            if sought > 0 and (not timeline.timed or not timeline.stamps or timeline.stamps[0] * timeline.tick > start):
+                continue
+            timeline = _within(path, timeline, start, end)
+            if packets is not None:
+                yield stream, timeline, packets
+                return
+        break
+    with opened(path) as container:
+        stream = picture_track(path, container)
+        yield stream, timeline, _packets(container, stream, sought, None)
+
+
+def _within(path: Path, timeline: Timeline, start: float, end: float | None) -> Timeline:
+    """Only the stamps on screen in the span. Raises Unreadable: none, or less of the track than it declares."""
     if not timeline.stamps:
         raise Unreadable(path, "holds no pictures (nothing can be read)")
     check_track(path, start, end, float(timeline.reached * timeline.tick), timeline.declared, own=timeline.own)
@@ -134,38 +155,52 @@ def _timeline(path: Path, start: float, end: float | None) -> Timeline:
     return timeline._replace(stamps=timeline.stamps[first : max(stop, first + 1)])
 
 
-def _read_timeline(path: Path, start: float, end: float | None) -> Timeline:
-    with opened(path) as container:
-        stream = picture_track(path, container)
-        if start > 0:
-            seek(container, stream, start)
-        packets = list(_packet_times(container, stream, end))
-        timed = stream.time_base is not None and all(packet.pts is not None for packet in packets)
-        tick = stream.time_base if timed and stream.time_base else 1 / (stream.average_rate or Fraction(25))
-        origin = round(zero(container) / tick) if timed else 0
-        shown = [((packet.pts or 0) - origin if timed else index, packet) for index, packet in enumerate(packets)]
-        stamps = sorted(stamp for stamp, packet in shown if not packet.hidden)
-        keys = sorted(stamp for stamp, packet in shown if packet.key)
-        reached = max((stamp + (max(packet.duration, 1) if timed else 1) for stamp, packet in shown), default=0)
-        return Timeline(stamps, keys, reached, tick, origin, timed, start, *declared_seconds(container, stream))
+def _read_timeline(
+    container: InputContainer, stream: av.VideoStream, start: float, end: float | None
+) -> tuple[Timeline, list[av.Packet] | None]:
+    packets, kept = _times(_packets(container, stream, start, end))
+    timed = stream.time_base is not None and all(packet.pts is not None for packet in packets)
+    tick = stream.time_base if timed and stream.time_base else 1 / (stream.average_rate or Fraction(25))
+    origin = round(zero(container) / tick) if timed else 0
+    shown = [((packet.pts or 0) - origin if timed else index, packet) for index, packet in enumerate(packets)]
+    stamps = sorted(stamp for stamp, packet in shown if not packet.hidden)
+    keys = sorted(stamp for stamp, packet in shown if packet.key)
+    reached = max((stamp + (max(packet.duration, 1) if timed else 1) for stamp, packet in shown), default=0)
+    return Timeline(stamps, keys, reached, tick, origin, timed, *declared_seconds(container, stream)), kept
 
 
-def _packet_times(container: InputContainer, stream: av.VideoStream, end: float | None) -> Iterator[PacketTime]:
+def _times(packets: Iterable[av.Packet]) -> tuple[list[PacketTime], list[av.Packet] | None]:
+    """The times of all packets, and the packets themselves where they fit into `KEPT`."""
+    times, kept, held = [], [], 0
+    for packet in packets:
+        times.append(PacketTime(packet.pts, packet.duration or 0, packet.is_keyframe, packet.is_discard))
+        held += packet.size
+        if held <= KEPT:
+            kept.append(packet)
+        else:
+            kept.clear()
+    return times, kept if held <= KEPT else None
+
+
+def _packets(container: InputContainer, stream: av.VideoStream, start: float, end: float | None) -> Iterator[av.Packet]:
+    """The coded pictures from the last keyframe before `start` to `end`, as far as the file can be read."""
+    if start > 0:
+        seek(container, stream, start)
     stop = None if end is None or not stream.time_base else (Fraction(end) + zero(container)) / stream.time_base
     with suppress(FFmpegError):
         for packet in container.demux(stream):
             if stop is not None and packet.dts is not None and packet.dts >= stop:
                 return
             if packet.size:
-                yield PacketTime(packet.pts, packet.duration or 0, packet.is_keyframe, packet.is_discard)
+                yield packet
 
 
 def _on_screen(
-    container: InputContainer, stream: av.VideoStream, timeline: Timeline, wanted: list[int]
+    stream: av.VideoStream, timeline: Timeline, packets: Iterable[av.Packet], wanted: list[int]
 ) -> Iterator[tuple[int, av.VideoFrame, int]]:
     """(its stamp, the frame on screen, the stamp wanted) for every wanted stamp, in order, as far as anything decodes."""
     pending, last = deque(wanted), None
-    for stamp, frame in _stamped(container, stream, timeline, pending):
+    for stamp, frame in _stamped(stream, timeline, packets, pending):
         while pending and stamp >= pending[0]:
             now = last if last is not None and stamp > pending[0] else (stamp, frame)
             yield *now, pending.popleft()
@@ -177,27 +212,36 @@ def _on_screen(
 
 
 def _stamped(
-    container: InputContainer, stream: av.VideoStream, timeline: Timeline, pending: deque[int]
+    stream: av.VideoStream, timeline: Timeline, packets: Iterable[av.Packet], pending: deque[int]
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Decoded frames with their stamps. Leaps over packets when the first pending stamp lies behind a keyframe further on."""
-    if timeline.sought > 0:
-        seek(container, stream, timeline.sought)
-    counted, fed, leap = 0, -1, None
-    with suppress(FFmpegError):
-        for packet in container.demux(stream):
-            stamp = (packet.pts or 0) - timeline.zero
-            if leap is not None and packet.size and not (packet.is_keyframe and stamp == leap):
-                continue
-            fed, leap = stamp if packet.is_keyframe else fed, None
-            frames = []
-            with suppress(FFmpegError):
-                frames = packet.decode()
-            for frame in frames:
+    """Decoded frames with their stamps: of the pictures that nothing refers to, only those pending."""
+    counted = 0
+    for packet in chain(_needed(stream, timeline, packets, pending), [None]):
+        with suppress(FFmpegError):
+            for frame in stream.decode(packet):
                 yield (frame.pts - timeline.zero if timeline.timed and frame.pts is not None else counted), frame
                 counted += 1
-            leap = _leap(timeline, fed, pending)
-            if leap is not None:
-                stream.codec_context.flush_buffers()
+
+
+def _needed(stream: av.VideoStream, timeline: Timeline, packets: Iterable[av.Packet], pending: deque[int]) -> Iterator[av.Packet]:
+    """Leaps over packets when the first pending stamp lies behind a keyframe further on; tells the decoder which to skip.
+
+    The packet after a wanted one may hold its second field, so it is not skipped either.
+    """
+    decoder, wanted, before = stream.codec_context, set(pending), None
+    skips = timeline.timed and decoder.name in SKIPS
+    fed, leap = -1, None
+    for packet in packets:
+        stamp = (packet.pts or 0) - timeline.zero
+        if leap is not None and not (packet.is_keyframe and stamp == leap):
+            continue
+        fed = stamp if packet.is_keyframe else fed
+        decoder.skip_frame = "NONREF" if skips and wanted.isdisjoint((stamp, before)) else "DEFAULT"
+        yield packet
+        before = stamp
+        leap = _leap(timeline, fed, pending)
+        if leap is not None:
+            decoder.flush_buffers()
 
 
 def _leap(timeline: Timeline, fed: int, pending: deque[int]) -> int | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from fractions import Fraction
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,8 +36,15 @@ UNKNOWN_LENGTH = 1 << 40  # samples; a streamed FLAC declares 2^63 - 1
 STREAMED_BYTES = 0x7FFFFF00  # a WAV header written to a pipe declares this much or more
 LOWEST_RATE, HIGHEST_RATE = 1000, 1_000_000  # hertz; beyond them a header is damaged, and resampling would fill the memory
 BLOCK = 1 << 12  # samples: what a break in a file costs at most; a FLAC frame
-INTEGER_ZERO = {"u8": 128.0}
-INTEGER_FULL = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63}
+TOGETHER = 64  # decoded frames turned into samples at a time: one by one costs as much as decoding them
+SAMPLES = {  # FFmpeg's sample formats: how they are stored, what silence and full scale are
+    "u8": (np.uint8, 2.0**7, 2.0**7),
+    "s16": (np.int16, 0.0, 2.0**15),
+    "s32": (np.int32, 0.0, 2.0**31),
+    "s64": (np.int64, 0.0, 2.0**63),
+    "flt": (np.float32, 0.0, 1.0),
+    "dbl": (np.float64, 0.0, 1.0),
+}
 
 
 class TrackSound(NamedTuple):
@@ -142,7 +150,7 @@ def _ffmpeg_sound(path: Path, start: float, end: float | None) -> tuple[np.ndarr
     if begin - start > len(sound) / native:
         raise Unreadable(path, f"its sound begins only at {begin:.2f} s, its timestamps may be damaged")
     offset = round((begin - start) * native)
-    placed = sound[-offset:] if offset < 0 else np.pad(sound, (offset, 0))
+    placed = np.pad(sound, (offset, 0)) if offset > 0 else sound[-offset:]
     return (placed if end is None else placed[: max(round((end - start) * native), 1)]), native
 
 
@@ -151,17 +159,33 @@ def _decoded_track(path: Path, start: float, end: float | None, *, from_start: b
         stream = sound_track(path, container)
         if not from_start:
             seek(container, stream, start)
-        pieces, begin, native, samples = [np.empty(0, np.float32)], 0.0, 0, 0
-        for frame in decoded(container, stream):
-            if not native:
-                native, begin = frame.sample_rate, _second(frame, zero(container))
-            if frame.sample_rate != native:
-                raise Unreadable(path, f"its sample rate changes from {native} to {frame.sample_rate} Hz on the way")
-            if end is not None and begin + samples / native >= end:
-                break
-            pieces.append(mono(frame))
-            samples += frame.samples
-        return TrackSound(np.concatenate(pieces), begin, native, *declared_seconds(container, stream))
+        frames, length = decoded(container, stream), declared_seconds(container, stream)
+        first = next(frames, None)
+        if first is None:
+            return TrackSound(np.empty(0, np.float32), 0.0, 0, *length)
+        native, begin = first.sample_rate, _second(first, zero(container))
+        needed = None if end is None else (end - begin) * native
+        pieces = _mono_pieces(_first_samples(path, chain([first], frames), native, needed))
+        return TrackSound(np.concatenate([np.empty(0, np.float32), *pieces]), begin, native, *length)
+
+
+def _first_samples(path: Path, frames: Iterable[av.AudioFrame], native: int, needed: float | None) -> Iterator[av.AudioFrame]:
+    """The frames that hold the first `needed` samples, None = all."""
+    samples = 0
+    for frame in frames:
+        if frame.sample_rate != native:
+            raise Unreadable(path, f"its sample rate changes from {native} to {frame.sample_rate} Hz on the way")
+        if needed is not None and samples >= needed:
+            return
+        yield frame
+        samples += frame.samples
+
+
+def _mono_pieces(frames: Iterable[av.AudioFrame]) -> Iterator[np.ndarray]:
+    """Mono samples of frames in order; their format and channels may change on the way."""
+    for _, alike in groupby(frames, key=lambda frame: (frame.format.name, frame.layout.nb_channels)):
+        while batch := list(islice(alike, TOGETHER)):
+            yield mono(batch)
 
 
 def decoded(container: InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
@@ -176,10 +200,21 @@ def _second(frame: av.AudioFrame, origin: Fraction) -> float:
     return 0.0 if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base - origin)
 
 
-def mono(frame: av.AudioFrame) -> np.ndarray:
-    """The mean of the channels, float32 (N,), full scale = 1."""
-    kind, values = frame.format.name.removesuffix("p"), frame.to_ndarray()
-    if not frame.format.is_planar:
-        values = values.reshape(-1, frame.layout.nb_channels).T
-    mean = values.astype(np.float32).mean(axis=0)
-    return (mean - np.float32(INTEGER_ZERO.get(kind, 0.0))) / np.float32(INTEGER_FULL.get(kind, 1.0))
+def mono(frames: list[av.AudioFrame]) -> np.ndarray:
+    """The mean of the channels of frames of one format, float32 (N,), full scale = 1."""
+    (form, channels), planes = (frames[0].format, frames[0].layout.nb_channels), len(frames[0].planes)
+    kind, zero, full = SAMPLES[form.name.removesuffix("p")]
+    lines = [np.concatenate([_plane(frame, index, kind, channels // planes) for frame in frames]) for index in range(planes)]
+    first, *others = lines[0].reshape(-1, channels).T if planes == 1 else lines
+    mean = first.astype(np.float32)
+    for other in others:
+        mean += other
+    mean /= channels
+    mean -= zero
+    mean /= full
+    return mean
+
+
+def _plane(frame: av.AudioFrame, index: int, kind: type, channels: int) -> np.ndarray:
+    """One plane as it lies in memory: PyAV's own conversion is made for few large frames, and these are many and small."""
+    return np.frombuffer(frame.planes[index], kind, frame.samples * channels)  # type: ignore[arg-type]

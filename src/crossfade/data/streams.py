@@ -18,9 +18,14 @@ from torch.nn.functional import pad
 from crossfade.clip import Clip, Spec, UserError
 from crossfade.data.augment import Augmentation, apply
 from crossfade.data.faces import face_box
-from crossfade.data.media import read_audio, read_frames
+from crossfade.data.media import read_audio, read_frames, read_image
+from crossfade.store import versions
 
-VERSION = 1  # raise it whenever decode() returns other numbers than before: it is part of every stored array's key
+CODE = tuple(f"crossfade.data.{name}" for name in ("streams", "media", "container"))  # and what is installed: who made what is stored
+SOUND = (*CODE, "crossfade.data.sound", "av", "soundfile", "soxr", "numpy")
+PICTURES = (*CODE, "crossfade.data.pictures", "av", "numpy", "torch")
+STILLS = (*PICTURES, "crossfade.data.stills", "pillow")
+FACES = ("crossfade.data.faces", "opencv-python-headless", "opencv-python")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -40,7 +45,7 @@ class Waveform:
 
     @property
     def key(self) -> dict[str, object]:
-        return {"decode": "sound", "version": VERSION, "rate": self.rate, "samples": self.samples}
+        return {"decode": "sound", "rate": self.rate, "samples": self.samples, "made": versions(*SOUND)}
 
     def decode(self, clip: Clip) -> np.ndarray:
         """The first `samples` of the clip's span, float32 (N,), N ≤ samples. Raises Unreadable."""
@@ -54,7 +59,9 @@ class Waveform:
     ) -> tuple[Tensor, Tensor]:
         """float32 (N,) -> (samples,), mask (samples,). Noise goes on the sound alone, so padding stays exactly zero."""
         sound = apply(augmentations, "waveform", torch.from_numpy(np.array(decoded, dtype=np.float32)), generator)
-        return pad(sound, (0, self.samples - len(sound))), torch.arange(self.samples) < len(sound)
+        mask = torch.zeros(self.samples, dtype=torch.bool)
+        mask[: len(sound)] = True
+        return pad(sound, (0, self.samples - len(sound))), mask
 
 
 @dataclass(frozen=True)
@@ -94,20 +101,23 @@ class LogMel:
         sound, real = self.sound.finish(decoded, augmentations, generator)
         mel = self.spectrogram(sound)
         columns = min(int(real.sum()) // self.hop + 1, mel.shape[-1])
+        mask = torch.arange(mel.shape[-1]) < columns
         heard = apply(augmentations, "spectrogram", mel[..., :columns], generator)
-        return torch.cat([heard, mel[..., columns:]], dim=-1), torch.arange(mel.shape[-1]) < columns
+        return (heard if mask.all() else torch.cat([heard, mel[..., columns:]], dim=-1)), mask
 
     def spectrogram(self, sound: Tensor) -> Tensor:
         """(samples,) -> (1, mels, 1 + samples // hop), the logarithm taken."""
-        spectrum = torch.stft(
-            sound, self.n_fft, hop_length=self.hop, window=self.taper, center=True, pad_mode="reflect", return_complex=True
-        )
-        return LOGARITHMS[self.log](self.bank.T @ spectrum.abs().pow(self.power), self.floor)[None]
+        half = self.n_fft // 2
+        mirrored = torch.cat([sound[1 : half + 1].flip(0), sound, sound[-half - 1 : -1].flip(0)])  # four times as fast as stft's own
+        spectrum = torch.stft(mirrored, self.n_fft, hop_length=self.hop, window=self.taper, center=False, return_complex=True)
+        squares = torch.view_as_real(spectrum).square_()
+        energy = squares[..., 0] + squares[..., 1]
+        return LOGARITHMS[self.log](self.bank.T @ (energy if self.power == 2 else energy.pow(self.power / 2)), self.floor)[None]
 
 
 @dataclass(frozen=True)
 class Frames:
-    """`frames` with its options checked. `notes` says which clips this process decoded without finding a face."""
+    """`frames` with its options checked."""
 
     count: int
     size: int
@@ -116,7 +126,6 @@ class Frames:
     face: Path | None
     reads: tuple[str, ...] = ("video",)
     domains: tuple[str, ...] = ("frames",)
-    notes: dict[str, list[str]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def spec(self) -> Spec:
@@ -124,15 +133,14 @@ class Frames:
 
     @property
     def key(self) -> dict[str, object]:
+        made = versions(*PICTURES, *(() if self.face is None else FACES))
         detector = None if self.face is None else _digest(self.face)
-        return {"decode": "frames", "version": VERSION, "count": self.count, "size": self.size, "face": detector}
+        return {"decode": "frames", "count": self.count, "size": self.size, "face": detector, "made": made}
 
     def decode(self, clip: Clip) -> np.ndarray:
         """uint8 (count, 3, size, size): all cropped to one box, or, without a face, all of them whole. Raises Unreadable."""
-        box, (start, end) = self._box(clip), clip.span
-        if self.face is not None and box is None:
-            self.notes.setdefault("no face found, whole picture kept", []).append(clip.id)
-        return read_frames(_path(clip, self.reads), count=self.count, size=self.size, start=start, end=end, box=box)
+        start, end = clip.span
+        return read_frames(_path(clip, self.reads), count=self.count, size=self.size, start=start, end=end, box=self._box(clip))
 
     def face_found(self, clip: Clip) -> bool:
         """Whether `decode` crops this clip to a face. Looks again, so it also answers for arrays that come from the store."""
@@ -142,15 +150,42 @@ class Frames:
         self, decoded: np.ndarray, augmentations: Sequence[Augmentation] = (), generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """uint8 (count, 3, size, size) -> float32 of the same shape, normalised; mask (count,), all True."""
-        pictures = apply(augmentations, "frames", torch.from_numpy(np.array(decoded)).float() / 255, generator)
-        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        return (pictures - mean) / std, torch.ones(len(pictures), dtype=torch.bool)
+        return _normalised(decoded, self.mean, self.std, augmentations, generator)
 
     def _box(self, clip: Clip) -> tuple[float, float, float, float] | None:
         if self.face is None:
             return None
         start, end = clip.span
         return face_box(_path(clip, self.reads), self.face, count=self.count, start=start, end=end)
+
+
+@dataclass(frozen=True)
+class Still:
+    """`image` with its options checked."""
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    reads: tuple[str, ...] = ("image",)
+    domains: tuple[str, ...] = ("frames",)
+
+    @property
+    def spec(self) -> Spec:
+        return Spec((1, 3, self.size, self.size), mean=self.mean, std=self.std)
+
+    @property
+    def key(self) -> dict[str, object]:
+        return {"decode": "image", "size": self.size, "made": versions(*STILLS)}
+
+    def decode(self, clip: Clip) -> np.ndarray:
+        """uint8 (1, 3, size, size). Raises Unreadable."""
+        return read_image(_path(clip, self.reads), size=self.size)
+
+    def finish(
+        self, decoded: np.ndarray, augmentations: Sequence[Augmentation] = (), generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """uint8 (1, 3, size, size) -> float32 of the same shape, normalised; mask (1,), True."""
+        return _normalised(decoded, self.mean, self.std, augmentations, generator)
 
 
 def waveform(*, rate: int = 16000, seconds: float = 3.0) -> Waveform:
@@ -212,13 +247,24 @@ def frames(
     `face`: a YuNet detector (.onnx). The box of the first confident face, padded by 30 %, crops every picture of the clip; a clip
     without a face keeps the whole picture in all of them and is counted.
     """
-    if count < 1 or size < 1:
-        raise UserError(f"frames: count {count}, size {size}; both must be at least 1")
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise UserError(f"frames: mean {list(mean)}, std {list(std)}; three numbers each (red, green, blue), std above 0")
+    _check_pictures("frames", mean, std, count=count, size=size)
     if face is not None and not Path(face).is_file():
         raise UserError(f"frames.face: {face}: no such file; give a YuNet detector (.onnx), or null for the whole picture")
     return Frames(count, size, tuple(mean), tuple(std), None if face is None else Path(face))
+
+
+def image(*, size: int = 224, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Still:
+    """A picture is a clip of one frame, (1, 3, 224, 224) by default: resized straight to a square whatever its shape."""
+    _check_pictures("image", mean, std, size=size)
+    return Still(size, tuple(mean), tuple(std))
+
+
+def _check_pictures(stream: str, mean: Sequence[float], std: Sequence[float], **sizes: int) -> None:
+    if min(sizes.values()) < 1:
+        found = ", ".join(f"{name} {value}" for name, value in sizes.items())
+        raise UserError(f"{stream}: {found}; at least 1 is needed")
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise UserError(f"{stream}: mean {list(mean)}, std {list(std)}; three numbers each (red, green, blue), std above 0")
 
 
 def mel_bank(*, rate: int, n_fft: int, mels: int, low: float, high: float, scale: str) -> Tensor:
@@ -262,6 +308,19 @@ SCALES: dict[str, tuple[Callable, Callable, bool]] = {
 }
 LOGARITHMS: dict[str, Callable[[Tensor, float], Tensor]] = {"db": _decibel, "natural": _natural}
 FLOORS = {"db": 1e-10, "natural": 1e-9}
+
+
+def _normalised(
+    decoded: np.ndarray,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    augmentations: Sequence[Augmentation],
+    generator: Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """uint8 (T, 3, H, W) -> float32 of the same shape, mask (T,), all True. What is stored is copied once and then changed in place."""
+    pictures = apply(augmentations, "frames", torch.from_numpy(np.array(decoded)).float().div_(255), generator)
+    middle, spread = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+    return pictures.sub_(middle).div_(spread), torch.ones(len(pictures), dtype=torch.bool)
 
 
 def _path(clip: Clip, reads: tuple[str, ...]) -> Path:

@@ -3,7 +3,7 @@
 from crossfade.models.audio import audio_resnet18, light_cnn
 from crossfade.models.fusion import concat, cross_attention, each, gated, mean
 from crossfade.models.heads import linear, mlp
-from crossfade.models.video import frame_cnn, resnet18
+from crossfade.models.video import frame_cnn, mobilenet_v2, resnet18
 from crossfade.models.wavlm import wavlm
 
 ENCODERS = {
@@ -11,6 +11,7 @@ ENCODERS = {
     "audio_resnet18": audio_resnet18,
     "wavlm": wavlm,
     "resnet18": resnet18,
+    "mobilenet_v2": mobilenet_v2,
     "frame_cnn": frame_cnn,
 }
 MIXERS = {"cross_attention": cross_attention}

@@ -40,7 +40,7 @@ class Encoder(nn.Module):
 
     def run(self, state: Named, start: int = 0, stop: int | None = None) -> Named:
         """Run the stages start … stop − 1 (None: to the last) on a state."""
-        for stage in self.stages[start:stop]:  # type: ignore[union-attr]
+        for stage in list(self.stages)[start:stop]:  # a slice of a ModuleList would be built anew as a module
             state = stage(state)
         return state
 

@@ -28,10 +28,14 @@ class Mixer(Protocol):
 
 
 class Merger(Protocol):
-    """{stream: (B, T, D_s)} -> {embedding: (B, D)}. `takes`: stream -> width, ordered as `present` (B, n); `dims`: embedding -> width."""
+    """{stream: (B, T, D_s)} -> {embedding: (B, D)}. `takes`: stream -> width, ordered as `present` (B, n); `dims`: embedding -> width.
+
+    `takes_means`: whether it looks at nothing but each stream's mean token, so that one token is as good as all.
+    """
 
     takes: dict[str, int]
     dims: dict[str, int]
+    takes_means: bool
 
     def __call__(self, tokens: Mapping[str, Tokens], present: Tensor | None = None) -> Named: ...
 
@@ -82,6 +86,8 @@ def cross_attention(
 class Each(nn.Module):
     """No joint embedding: every stream keeps its own mean token, for late fusion by heads of its own."""
 
+    takes_means = True
+
     def __init__(self, dims: Mapping[str, int]):
         super().__init__()
         self.takes, self.dims = dict(dims), dict(dims)
@@ -110,6 +116,8 @@ class Embeddings(nn.Module):
 
 class Joint(nn.Module):
     """A Merger with one embedding, "joint": embeddings of the streams, then a rule (list of (B, D), present (B, n)) -> outputs."""
+
+    takes_means = True
 
     def __init__(self, embeddings: Embeddings, rule: nn.Module, *, dim: int):
         super().__init__()

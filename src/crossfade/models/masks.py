@@ -41,6 +41,8 @@ def masked_mean(tokens: Tokens) -> Tensor:
     x, mask = tokens
     if mask is None:
         return x.mean(1)
+    if x.shape[1] == 1:
+        return x[:, 0].masked_fill(~mask, 0.0)
     return x.masked_fill(~mask[:, :, None], 0.0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
     from crossfade.clip import Named
 
 JOINT = "joint"
+STATE = re.compile(r"(?P<stream>.+)\[(?P<start>\d+):\]\.(?P<entry>\w+)")  # "audio[11:].x": what enters encoders.audio[11:]
+HEADS = "heads[:]"  # the presence (B, n) that goes with "heads[:].joint" …, what enters the heads
 
 
 class Fused(nn.Module):
     """`Fused({"audio": light_cnn()}, merge=each({"audio": 128}), heads={"emotion": {"audio": linear(128, 8)}})`
 
     `heads` is target -> embedding -> module. With a joint merger the "joint" head gives the output "<target>", and a stream's head gives
-    "<target>.<stream>" from that encoder's own mean token. With `each`, every stream has a head and "<target>" is their late fusion.
+    "<target>.<stream>" from that encoder's own mean token. With `each`, every stream has a head and "<target>" is their late fusion,
+    or where there is but one head, what that gives.
     `drop_stream` is the chance that a stream of a clip is taken away while training; one always stays. UserError where parts do not fit.
     """
 
@@ -44,32 +48,68 @@ class Fused(nn.Module):
         self.heads: Any = module_dict("target", {target: module_dict("embedding", named) for target, named in heads.items()})
         self.drop_stream = drop_stream
 
-    def forward(self, batch: Named, starts: Mapping[str, int] | None = None) -> Named:
+    @property
+    def means_suffice(self) -> bool:
+        """Whether nothing after the encoders looks at more than each stream's mean token."""
+        return not len(self.mix) and self.merge.takes_means
+
+    def forward(self, batch: Named) -> Named:
         """{"audio": (B, …), "audio.mask": (B, T), …} -> {"emotion": (B, C), "emotion.audio": (B, C), "embed.joint": (B, D), "gate": (B, n)}
 
-        `starts` (stream -> stage) names streams whose encoder continues from that stage: the batch then holds its state as
-        "<stream>.state.x", "<stream>.state.mask" … UserError where the batch holds none of the model's streams.
+        A batch may hold what `states` or `embeddings` gave in place of a stream, or of all: the model goes on from there.
+        UserError where the batch holds none of the model's streams.
         """
-        return self.fuse(self.encode(batch, starts))
+        if HEADS in batch:
+            return self._outputs(
+                {key.removeprefix(f"{HEADS}."): x for key, x in batch.items() if key.startswith(f"{HEADS}.")}, batch[HEADS]
+            )
+        return self._outputs(*self._embedded(self.encode(batch)))
 
-    def encode(self, batch: Named, starts: Mapping[str, int] | None = None) -> dict[str, Tokens]:
+    def encode(self, batch: Named) -> dict[str, Tokens]:
         """Batch as in `forward` -> {stream: Tokens (B, T, D)} for the streams it holds."""
-        continued = {name: self._continue(batch, name, start) for name, start in (starts or {}).items()}
-        fresh = {
-            name: self.encoders[name](batch[name], batch.get(f"{name}.mask")) for name in self.encoders if _is_fresh(name, batch, starts)
-        }
-        tokens = {name: (continued | fresh)[name] for name in self.encoders if name in continued or name in fresh}
+        begun = _begun(batch)
+        tokens = {name: self._tokens(name, batch, begun) for name in self.encoders if name in batch or name in begun}
         if not tokens:
             raise UserError(f"the batch holds {', '.join(batch) or 'nothing'}; the model needs at least one of {', '.join(self.encoders)}")
         return tokens
 
-    def fuse(self, tokens: Mapping[str, Tokens]) -> Named:
-        """{stream: (B, T, D)} -> the outputs of `forward`."""
+    def states(self, batch: Named, stops: Mapping[str, int]) -> Named:
+        """Run the first `stops[stream]` stages of encoders: {"audio": (B, …), …} -> {"audio[11:].x": (B, …), "audio[11:].mask": (B, T)}.
+
+        After the last stage these are tokens, and where nothing but their mean is ever looked at, that mean: (B, 1, D) and (B, 1).
+        """
+        found = {name: (stop, self._stopped(name, batch, stop)) for name, stop in stops.items() if name in batch}
+        return {f"{name}[{stop}:].{entry}": tensor for name, (stop, state) in found.items() for entry, tensor in state.items()}
+
+    def embeddings(self, batch: Named) -> Named:
+        """Batch as in `forward` -> {"heads[:]": (B, n) bool, "heads[:].joint": (B, D), …}: all that the heads look at."""
+        found, present = self._embedded(self.encode(batch))
+        return {HEADS: present, **{f"{HEADS}.{name}": embedding for name, embedding in found.items()}}
+
+    def _stopped(self, name: str, batch: Named, stop: int) -> Named:
+        encoder = self.encoders[name]
+        state = encoder.run(encoder.begin(batch[name], batch.get(f"{name}.mask")), stop=stop)
+        if stop < len(encoder.stages):
+            return state
+        tokens = encoder.finish(state)
+        if self.means_suffice:
+            tokens = Tokens(masked_mean(tokens)[:, None], full_mask(tokens).any(1, keepdim=True))
+        return {"x": tokens.x} if tokens.mask is None else {"x": tokens.x, "mask": tokens.mask}
+
+    def _tokens(self, name: str, batch: Named, begun: Mapping[str, tuple[int, Named]]) -> Tokens:
+        encoder = self.encoders[name]
+        if name not in begun:
+            return encoder(batch[name], batch.get(f"{name}.mask"))
+        start, state = begun[name]
+        return encoder.finish(encoder.run(state, start))
+
+    def _embedded(self, tokens: Mapping[str, Tokens]) -> tuple[Named, Tensor]:
+        """{stream: (B, T, D)} -> {embedding: (B, D)} of the streams and of their fusion, present (B, n)"""
         present = presence(tokens, self.merge.takes)
         present = keep_streams(present, self.drop_stream) if self.training and self.drop_stream > 0 else present
         merged = self.merge(self._mixed(tokens, present) if self.mix else tokens, present)
-        own = {name: masked_mean(found) for name, found in tokens.items()}
-        return self._outputs(own | merged, present)
+        own = {name: masked_mean(found) for name, found in tokens.items() if name not in merged}
+        return own | merged, present
 
     def _mixed(self, tokens: Mapping[str, Tokens], present: Tensor) -> Mapping[str, Tokens]:
         columns = dict(zip(self.merge.takes, present.T, strict=True))
@@ -78,17 +118,15 @@ class Fused(nn.Module):
             mixed = mixer(mixed)
         return mixed
 
-    def _continue(self, batch: Named, name: str, start: int) -> Tokens:
-        encoder, key = self.encoders[name], f"{name}.state."
-        state = {entry.removeprefix(key): tensor for entry, tensor in batch.items() if entry.startswith(key)}
-        return encoder.finish(encoder.run(state, start))
-
     def _outputs(self, embeddings: Named, present: Tensor) -> Named:
         outputs = {f"embed.{JOINT}": embeddings[JOINT]} if JOINT in embeddings else {}
         outputs |= {"gate": embeddings["gate"]} if "gate" in embeddings else {}
         for target, heads in self.heads.items():
             scores = {name: head(embeddings[name]) for name, head in heads.items() if name in embeddings}
-            outputs[target] = scores.pop(JOINT) if JOINT in scores else late(scores, present, tuple(self.merge.takes))
+            joint = scores.pop(JOINT, None)
+            if joint is None:
+                joint = late(scores, present, tuple(self.merge.takes)) if len(heads) > 1 else next(iter(scores.values()))
+            outputs[target] = joint
             outputs |= {f"{target}.{name}": score for name, score in scores.items()}
         return outputs
 
@@ -120,8 +158,14 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _is_fresh(name: str, batch: Named, starts: Mapping[str, int] | None) -> bool:
-    return name in batch and name not in (starts or {})
+def _begun(batch: Named) -> dict[str, tuple[int, Named]]:
+    """{"audio[11:].x": …} -> {"audio": (11, {"x": …})}: the streams of a batch whose first stages ran before."""
+    found: dict[str, tuple[int, Named]] = {}
+    for key, tensor in batch.items():
+        match = STATE.fullmatch(key)
+        if match:
+            found.setdefault(match["stream"], (int(match["start"]), {}))[1][match["entry"]] = tensor
+    return found
 
 
 def _check(encoders: Mapping[str, Encoder], mix: Sequence[Mixer], merge: Merger, heads: Mapping[str, Mapping[str, nn.Module]]) -> None:

@@ -1,4 +1,4 @@
-"""Video encoders that look at one frame at a time: a picture network under `PerFrame` gives one token a frame."""
+"""Encoders that look at one frame at a time: a picture network under `PerFrame` gives one token a frame; an image is one frame."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from crossfade.models.masks import begin_zero
 from crossfade.models.surgery import start_from
 
 if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
+
     from crossfade.clip import Named
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's, for pixels in 0 … 1
-TORCHVISION_NAMES = {
+RESNET_NAMES = {  # torchvision's -> ours
     "conv1.": "stages.0.body.conv1.",
     "bn1.": "stages.0.body.bn1.",
     "layer1.": "stages.1.body.layer1.",
@@ -27,6 +29,7 @@ TORCHVISION_NAMES = {
     "layer3.": "stages.3.body.layer3.",
     "layer4.": "stages.4.body.layer4.",
 }
+MOBILENET_NAMES = {f"features.{stage}.": f"stages.{stage}.body.block." for stage in range(19)}
 
 
 def resnet18(
@@ -38,6 +41,7 @@ def resnet18(
     random start. Another number of channels adapts the first convolution as `adapt` says. UserError where weights cannot be had or do
     not fit, unless `allow_missing` names the rest.
     """
+    from torchvision.models import ResNet18_Weights
     from torchvision.models import resnet18 as torchvision_resnet18
 
     net = torchvision_resnet18()
@@ -50,7 +54,25 @@ def resnet18(
         PerFrame(layer4=net.layer4, avgpool=net.avgpool, flatten=nn.Flatten()),
     ]
     encoder = Encoder(stages, dim=512, spec=_frames(channels), begin=begin_zero)
-    return start_from(encoder, weights, named={"imagenet": _imagenet}, rename=TORCHVISION_NAMES, allow=allow_missing, adapt=adapt)
+    named = {"imagenet": lambda: _published(ResNet18_Weights.IMAGENET1K_V1)}
+    return start_from(encoder, weights, named=named, rename=RESNET_NAMES, allow=allow_missing, adapt=adapt)
+
+
+def mobilenet_v2(*, weights: str | None = None, allow_missing: tuple[str, ...] = ()) -> Encoder:
+    """torchvision's MobileNetV2 (arXiv 1801.04381) without its classifier, on each frame; 2,223,872 parameters in 19 stages.
+
+    (B, T, 3, H, W) -> Tokens (B, T, 1280). `weights`: "imagenet" (the first of torchvision's two), a file with torchvision's or our
+    names, a bundle, or null for a random start. UserError where weights cannot be had or do not fit, unless `allow_missing` names the rest.
+    """
+    from torchvision.models import MobileNet_V2_Weights
+    from torchvision.models import mobilenet_v2 as torchvision_mobilenet_v2
+
+    *blocks, top = torchvision_mobilenet_v2().features
+    stages = [PerFrame(block=block) for block in blocks]
+    stages.append(PerFrame(block=top, avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
+    encoder = Encoder(stages, dim=1280, spec=_frames(3), begin=begin_zero)
+    named = {"imagenet": lambda: _published(MobileNet_V2_Weights.IMAGENET1K_V1)}
+    return start_from(encoder, weights, named=named, rename=MOBILENET_NAMES, allow=allow_missing)
 
 
 def frame_cnn(*, width: int = 32, weights: str | None = None, allow_missing: tuple[str, ...] = ()) -> Encoder:
@@ -85,11 +107,8 @@ def _frames(channels: int) -> Spec:
     return Spec((None, channels, None, None), mean=IMAGENET_MEAN if colour else None, std=IMAGENET_STD if colour else None)
 
 
-def _imagenet() -> Named:
+def _published(choice: WeightsEnum) -> Named:
     """torchvision's published state; UserError that says where to put the file when it cannot be downloaded."""
-    from torchvision.models import ResNet18_Weights
-
-    choice = ResNet18_Weights.IMAGENET1K_V1
     place = Path(torch.hub.get_dir()) / "checkpoints" / choice.url.rsplit("/", 1)[-1]
     try:
         return dict(choice.get_state_dict(progress=False, check_hash=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from crossfade.training import rates
 from crossfade.training.checkpoint import Checkpoints, moving_names, replace_file, restore, snapshot
 from crossfade.training.processes import any_signal, of_first, share_buffers
 from crossfade.training.schedules import Schedule
+from crossfade.training.tally import Tally
 from crossfade.training.terms import Objective
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 HISTORY = "metrics.jsonl"
 SAVE_EVERY = 600.0  # seconds of an epoch that a kill can cost at most
+SAVE_AFTER = 2.0  # seconds: epochs shorter than this share a checkpoint, which would cost more than they do
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Phase:
     optimizer: Callable[[list], optim.Optimizer]
     schedule: Schedule
     sees: str | None = None  # a view's name; None = the clean clips
+    views: int | None = None  # how often that view is drawn and stored of what comes before a frozen part; None = drawn anew each time
     patience: int = 0  # epochs without a better score before the phase ends; 0 = never
     clip_norm: float | None = None
     accumulate: int = 1  # batches an optimiser step
@@ -60,12 +63,16 @@ class Screen(Protocol):
 
     def phase(self, phase: Phase, model: nn.Module) -> None: ...
     def epoch(self, phase: Phase, epoch: int, steps: int, done: int) -> None: ...
-    def step(self, loss: float, accuracy: float) -> None: ...
+    def step(self, loss: float, accuracy: float, steps: int) -> None: ...
     def scored(self, row: dict[str, Any]) -> None: ...
     def kept(self, phase: Phase, best: dict[str, Any]) -> None: ...
 
 
-Batches = Callable[[Phase, int, int], Collection[Any]]  # (phase, epoch, first batch) -> what is left of the epoch's batches
+class Batches(Protocol):
+    """Named tensors, batch after batch, and how many batches there are."""
+
+    def __iter__(self) -> Iterator[Named]: ...
+    def __len__(self) -> int: ...
 
 
 @dataclass
@@ -87,7 +94,7 @@ class Run:
 
     model: nn.Module
     accelerator: Accelerator
-    batches: Batches
+    batches: Callable[[Phase, int, int], Batches]  # (phase, epoch, first batch) -> what is left of the epoch's batches
     score: Callable[[nn.Module], dict[str, float]]
     select: Callable[[dict[str, float]], float]  # higher is better
     hits: Callable[[Named, Named], tuple[Tensor, Tensor]]  # (correct, known) for the running accuracy
@@ -96,6 +103,8 @@ class Run:
     screen: Screen
     stop: Callable[[], int | None]  # the signal that asked to stop, if one did
     track: Callable[[dict[str, Any], int], None]
+    begin: Callable[[Phase], None] = lambda phase: None  # called once it is set who learns, before a phase's first batch
+    saved_at: float = field(default_factory=time.monotonic)
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -138,20 +147,23 @@ def _run_epochs(run: Run, phase: Phase, progress: Progress, saved: dict[str, Any
     rates.set_modes(run.model)
     if saved:
         restore(run.model, saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-    model, prepared = run.accelerator.prepare(run.model, optimizer)
+    run.begin(phase)
+    model: nn.Module = run.accelerator.prepare(run.model)  # the optimizer's wrapper looks for packages on disk at every step
+    if saved:
+        optimizer.load_state_dict(saved["optimizer"])  # once the parameters are where they stay
     if saved and saved["scaler"] and run.accelerator.scaler:
         run.accelerator.scaler.load_state_dict(saved["scaler"])
     try:
         while progress.epoch < phase.epochs and not (phase.patience and progress.stale >= phase.patience):
             started = time.perf_counter()
-            _train_epoch(run, phase, progress, model, prepared)
+            _train_epoch(run, phase, progress, model, optimizer)
             _finish_epoch(run, phase, progress, time.perf_counter() - started)
-            _save(run, progress, prepared)
-            _write_history(run, progress)
             signal = any_signal(run.accelerator, run.stop())
+            if signal is not None or time.monotonic() - run.saved_at > SAVE_AFTER:
+                _save(run, progress, optimizer)
             if signal is not None:
                 raise Interrupted(signal)
+        _save(run, progress, optimizer)
     finally:
         _release(run)
 
@@ -163,60 +175,73 @@ def _release(run: Run) -> None:
     run.accelerator.free_memory()
 
 
-def _train_epoch(run: Run, phase: Phase, progress: Progress, model: nn.Module, optimizer: Any) -> None:
+def _train_epoch(run: Run, phase: Phase, progress: Progress, model: nn.Module, optimizer: optim.Optimizer) -> None:
     rates.set_modes(run.model)
     remaining = run.batches(phase, progress.epoch, progress.step)
     total = progress.step + len(remaining)
     run.screen.epoch(phase, progress.epoch, total, progress.step)
-    rank, saved = run.accelerator.process_index, time.monotonic()
+    rank, tally = run.accelerator.process_index, Tally(progress.sums)
     for batch in remaining:
-        torch.manual_seed(seed_of(run.seed, phase.name, progress.epoch, progress.step, rank))
+        seed_step(seed_of(run.seed, phase.name, progress.epoch, progress.step, rank), run.accelerator.device)
         boundary = (progress.step + 1) % phase.accumulate == 0 or progress.step + 1 == total
         with nullcontext() if boundary else run.accelerator.no_sync(model):
-            _backward(run, phase, progress, model, batch, total)
+            tally.add(*_backward(run, phase, progress, model, batch, total))
         progress.step += 1
         if boundary:
             _update(run, phase, progress, model, optimizer, total)
-            signal = any_signal(run.accelerator, run.stop())
-            if signal is not None or time.monotonic() - saved > SAVE_EVERY:
-                _save(run, progress, optimizer)
-                saved = time.monotonic()
-            if signal is not None:
-                raise Interrupted(signal)
+        signal = any_signal(run.accelerator, run.stop()) if boundary else None
+        saves = boundary and (signal is not None or time.monotonic() - run.saved_at > SAVE_EVERY)
+        if saves or tally.due or progress.step == total:
+            _look(run, phase, progress, tally)
+        if saves:
+            _save(run, progress, optimizer)
+        if signal is not None:
+            raise Interrupted(signal)
 
 
-def _backward(run: Run, phase: Phase, progress: Progress, model: nn.Module, batch: Named, total: int) -> None:
+def _look(run: Run, phase: Phase, progress: Progress, tally: Tally) -> None:
+    """Show how it goes; UserError where the loss is no number any more, before that can be saved."""
+    steps, sums = tally.look(), progress.sums
+    if not math.isfinite(sums["loss"]):
+        raise UserError(f"phases.{phase.name}: the loss is {sums['loss']} in epoch {progress.epoch + 1}; lower its rates or set clip_norm")
+    run.screen.step(sums["loss"] / sums["clips"], sums["correct"] / max(sums["known"], 1.0), steps)
+
+
+def seed_step(seed: int, device: torch.device) -> None:
+    """What torch.manual_seed does, without writing down the call stack thrice for devices that nobody uses."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.manual_seed(seed)
+
+
+def _backward(run: Run, phase: Phase, progress: Progress, model: nn.Module, batch: Named, total: int) -> tuple[int, Named, Tensor, Tensor]:
+    """-> the number of clips, the losses, and which answers are right and which known."""
     batch = {name: tensor.to(run.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
     out = model(batch)
     loss, means = phase.objective(out, batch)
     first = progress.step - progress.step % phase.accumulate
     if loss.requires_grad:  # not so where a batch lacks the only stream that learns
-        run.accelerator.backward(loss / min(phase.accumulate, total - first))
-    _tally(run, progress, out, batch, {"loss": loss, **{f"terms.{name}": mean for name, mean in means.items()}})
-    if not math.isfinite(progress.sums["loss"]):
-        raise UserError(
-            f"phases.{phase.name}: the loss is {float(loss.detach())} in epoch {progress.epoch + 1}; lower its rates or set clip_norm"
-        )
-    run.screen.step(progress.sums["loss"] / progress.sums["clips"], progress.sums["correct"] / max(progress.sums["known"], 1.0))
+        scaler, share = run.accelerator.scaler, loss / min(phase.accumulate, total - first)
+        (scaler.scale(share) if scaler else share).backward()
+    return len(batch["index"]), {"loss": loss, **{f"terms.{name}": mean for name, mean in means.items()}}, *run.hits(out, batch)
 
 
-def _tally(run: Run, progress: Progress, out: Named, batch: Named, means: Named) -> None:
-    correct, known = run.hits(out, batch)
-    clips = len(batch["index"])
-    counts = {"clips": clips, "correct": float(correct.sum()), "known": float(known.sum())}
-    for name, value in ({name: float(mean.detach()) * clips for name, mean in means.items()} | counts).items():
-        progress.sums[name] = progress.sums.get(name, 0.0) + value
-
-
-def _update(run: Run, phase: Phase, progress: Progress, model: nn.Module, optimizer: Any, total: int) -> None:
+def _update(run: Run, phase: Phase, progress: Progress, model: nn.Module, optimizer: optim.Optimizer, total: int) -> None:
     steps = math.ceil(total / phase.accumulate)
     done = progress.epoch * steps + math.ceil(progress.step / phase.accumulate) - 1
     factor = phase.schedule(done / max(phase.epochs * steps, 1))
     for group in optimizer.param_groups:
         group["lr"] = group["rate"] * factor
+    scaler = run.accelerator.scaler
     if phase.clip_norm is not None:
-        run.accelerator.clip_grad_norm_(model.parameters(), phase.clip_norm)
-    optimizer.step()
+        if scaler:
+            scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), phase.clip_norm)
+    if scaler:
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        optimizer.step()
     optimizer.zero_grad()
 
 
@@ -235,7 +260,7 @@ def _finish_epoch(run: Run, phase: Phase, progress: Progress, seconds: float) ->
     if better:
         rates.set_modes(run.model)  # `score` left everything in eval mode, which would hide the buffers that move
         progress.best = {"epoch": progress.epoch, "score": score, "state": snapshot(run.model, moving_names(run.model))}
-    row = {"phase": phase.name, "epoch": progress.epoch, "train": train, "val": val, "best": better, "seconds": round(seconds, 3)}
+    row = {"phase": phase.name, "epoch": progress.epoch, "train": train, "val": val, "best": better, "seconds": round(seconds, 6)}
     progress.rows.append(row)
     run.screen.scored(row)
     run.track(row, len(progress.rows))
@@ -252,7 +277,9 @@ def _keep_best(run: Run, phase: Phase, progress: Progress) -> None:
     run.screen.kept(phase, progress.best)
 
 
-def _save(run: Run, progress: Progress, optimizer: Any) -> None:
+def _save(run: Run, progress: Progress, optimizer: optim.Optimizer) -> None:
+    """The checkpoint, and then the rows that it knows of."""
+    run.saved_at = time.monotonic()
     if not run.accelerator.is_main_process:
         return
     rates.set_modes(run.model)
@@ -266,6 +293,7 @@ def _save(run: Run, progress: Progress, optimizer: Any) -> None:
             "scaler": scaler.state_dict() if scaler else None,
         }
     )
+    _write_history(run, progress)
 
 
 def _write_history(run: Run, progress: Progress) -> None:

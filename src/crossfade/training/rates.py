@@ -114,14 +114,14 @@ def groups(model: nn.Module, resolved: Mapping[str, float | None]) -> list[dict[
 
 def adam(groups: list, *, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999)) -> optim.Optimizer:
     """Adam (arXiv 1412.6980); weight decay is L2 in the gradient, as PyTorch's."""
-    return optim.Adam(groups, weight_decay=weight_decay, betas=betas)
+    return optim.Adam(groups, fused=True, weight_decay=weight_decay, betas=betas)
 
 
 def adamw(groups: list, *, weight_decay: float = 0.01, betas: tuple[float, float] = (0.9, 0.999)) -> optim.Optimizer:
     """AdamW, decoupled weight decay (arXiv 1711.05101)."""
-    return optim.AdamW(groups, weight_decay=weight_decay, betas=betas)
+    return optim.AdamW(groups, fused=True, weight_decay=weight_decay, betas=betas)
 
 
 def sgd(groups: list, *, weight_decay: float = 0.0, momentum: float = 0.9, nesterov: bool = False) -> optim.Optimizer:
     """Stochastic gradient descent with momentum."""
-    return optim.SGD(groups, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)
+    return optim.SGD(groups, fused=True, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)

@@ -68,6 +68,6 @@ class Objective:
         means: Named = {}
         for name, term in self.terms.items():
             values, known = term(out, batch)
-            means[name] = (values * known).sum() / known.sum().clamp(min=1)
-        total = torch.stack([self.terms[name].weight * mean for name, mean in means.items()]).sum()
-        return total, means
+            means[name] = values @ (known / known.sum().clamp(min=1)).to(values.dtype)
+        first, *others = (mean if self.terms[name].weight == 1 else self.terms[name].weight * mean for name, mean in means.items())
+        return sum(others, first), means

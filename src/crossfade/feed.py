@@ -1,0 +1,124 @@
+"""What a phase is fed: batches in which everything that stands still comes from the store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from crossfade import build, judge
+from crossfade.activations import Activations, Cut, cuts
+from crossfade.clip import Clip
+from crossfade.data.intake import Intake
+from crossfade.data.loader import Loader
+from crossfade.data.stored import Draws, Stored
+from crossfade.training.frozen import frozen
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from crossfade.data.loader import Served
+    from crossfade.judge import Desk
+    from crossfade.models.model import Fused
+    from crossfade.screen import Terminal
+    from crossfade.signals import Stop
+    from crossfade.training.loop import Phase
+
+
+@dataclass
+class Feed:
+    """Batches for one run's phases, one after another; `begin` comes first in each."""
+
+    desk: Desk
+    model: Fused
+    parts: dict[str, list[Clip]]
+    intake: Intake
+    accelerator: Accelerator
+    screen: Terminal
+    stop: Stop
+    _train: Any = field(default=None, repr=False)
+    _val: Any = field(default=None, repr=False)
+    _regretted: set[str] = field(default_factory=set, repr=False)  # cuts that could not be stored
+    _last: list[Cut] | None = field(default=None, repr=False)  # the cuts of the trained model
+
+    def begin(self, phase: Phase) -> None:
+        """Store what stands still in this phase, whose rates are set, and make its loaders."""
+        found, sees = frozen(self.model), phase.sees
+        random = set(self.desk.recipe.data.views[sees]) if sees else set()
+        draws = {name: Draws(phase.views, self.desk.recipe.seed) for name in found.stages if phase.views and name in random}
+        train, val = self.parts["train"], self.parts["val"]
+        self._train = self._val = None  # their workers end here
+        activations = self._activations()
+        chosen = self._cuts(whole=not random)
+        fixed = [cut for cut in chosen if not random & set(cut.streams) or set(cut.streams) <= set(draws)]
+        self._say_what_is_not(phase, [cut for cut in chosen if cut not in fixed])
+        kept = {
+            "train": [activations.stored(cut, train, *self._seen(cut, sees, draws), of="train ") for cut in fixed],
+            "val": [activations.stored(cut, val, of="val ") for cut in chosen],
+        }
+        share: dict[str, Any] = {"rank": self.accelerator.process_index, "world": self.accelerator.num_processes}
+        share["workers"] = self.desk.workers(train)
+        loader = self.desk.loader(train, self.intake, build.view(self.desk.recipe, sees))
+        loader.samples.draws = draws
+        self._train = replace(_with(loader, kept["train"]), **share)
+        self._val = _with(self.desk.loader(val, self.intake), kept["val"])
+
+    def batches(self, phase: Phase, epoch: int, start: int) -> Served:
+        """What is left of an epoch's batches."""
+        return self._train.shuffled(self.desk.recipe.seed, phase.name, epoch, start=start, limit=phase.steps)
+
+    def score(self, model: Any) -> dict[str, float]:
+        """Every metric of val."""
+        return judge.validate(self.desk, model, self._val)
+
+    def judging(self, clips: list[Clip]) -> Loader:
+        """For the last word on a trained model: clean clips, streams apart, so that any of them can be hidden."""
+        activations = Activations(
+            self.desk, self.intake, self.screen, self.stop, workers=self.desk.workers(clips), regretted=self._regretted
+        )
+        if self._last is None:
+            self.model.eval()
+            self._last = self._cuts(whole=False)
+        return _with(self.desk.loader(clips, self.intake), [activations.stored(cut, clips) for cut in self._last])
+
+    def _activations(self) -> Activations:
+        accelerator = self.accelerator
+        return Activations(
+            self.desk,
+            self.intake,
+            self.screen,
+            self.stop,
+            precision=self.desk.recipe.precision,
+            autocast=lambda: accelerator.autocast(),
+            workers=self.desk.workers(self.parts["train"]),
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            meet=accelerator.wait_for_everyone,
+            regretted=self._regretted,
+        )
+
+    def _cuts(self, *, whole: bool) -> list[Cut]:
+        if not self.desk.reader.store.keep:
+            return []
+        self.model.to(self.desk.device)
+        alike = len({self.intake.streams[clip.id] for clip in self.intake.clips}) == 1  # else rows after the fusion differ in shape
+        return cuts(self.desk, self.model, frozen(self.model), whole=whole and alike)
+
+    @staticmethod
+    def _seen(cut: Cut, sees: str | None, draws: dict[str, Draws]) -> tuple[str | None, Draws | None]:
+        drawn = draws.get(cut.streams[0])
+        return (sees, drawn) if drawn else (None, None)
+
+    def _say_what_is_not(self, phase: Phase, left: Sequence[Cut]) -> None:
+        for cut in left:
+            self.screen.say(
+                f"not stored for training: {cut.what}, because view {phase.sees} is drawn anew each time; "
+                f"phases.{phase.name}.views=4 would draw four of each clip and store them"
+            )
+
+
+def _with(loader: Loader, kept: Sequence[Stored | None]) -> Loader:
+    """The loader with stored states in place of their streams."""
+    stored = [each for each in kept if each]
+    loader.samples.without = frozenset(name for each in stored for name in each.streams)
+    return replace(loader, stored=stored)
