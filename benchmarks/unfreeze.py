@@ -1,0 +1,35 @@
+"""Table 2: the last two stages of an encoder learn with the head, against a plain loop that runs the others under no_grad."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.contest import FILES, MEMORY, OURS, PLAIN, Entrant, bout, faster
+from benchmarks.measure import command, heading, machine, versions
+from benchmarks.workloads import MOBILE, RESNET, WAVLM
+
+LOOP = Entrant(PLAIN, "plain", "memory")
+ENTRANTS = [Entrant(OURS, "ours", "ours"), LOOP, LOOP.on_files()]
+WORKLOADS = [replace(workload, unfrozen=2, epochs=5, timed=timed, repeats=1) for workload, timed in ((WAVLM, 2), (RESNET, 5), (MOBILE, 5))]
+NOTES = """\
+As in the table of head training, but the last two stages (transformer layers; residual or inverted-residual blocks) learn too, at 1e-4.
+MobileNetV2 begins with ImageNet weights."""
+
+
+def run(quick: bool) -> dict[str, Any]:
+    about, used = machine(), versions("crossfade", "torch", "torchvision", "transformers")
+    print(heading("Partial unfreezing: the last two stages learn", about, used))
+    rows = [row for workload in WORKLOADS for row in bout(workload, ENTRANTS, _headlines, small=quick)]
+    print(f"{NOTES}\n", flush=True)
+    return {"rows": rows, "machine": about, "versions": used, "command": command()}
+
+
+def _headlines(by: dict[tuple[str, str], dict[str, Any]], epochs: int) -> list[str]:
+    ours, plain = by[OURS, FILES], by.get((PLAIN, MEMORY))
+    if plain is None:
+        return ["the loop failed"]
+    return [
+        f"an epoch after the first: {faster(plain, ours, 'later')}; its steps alone: {faster(plain, ours, 'steps')}",
+        f"{epochs} epochs, the first included: {faster(plain, ours, 'whole')}",
+    ]
