@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.contest import EMBEDDINGS, FILES, FLOOR, MEMORY, OURS, PLAIN, REPEATS, Entrant, bout, faster, python_of
 from benchmarks.measure import command, heading, machine, times, versions
-from benchmarks.workloads import RESNET, WAVLM
+from benchmarks.workloads import RESNET, WAVLM, Workload
 
 PEERS = [
     Entrant(PLAIN, "plain", "memory"),
@@ -30,10 +31,10 @@ is what follows the last epoch: in ours predictions, intervals, report and bundl
 folders. Sound: RAVDESS, actors 1 to 6 to learn from, 7 and 8 to validate. Both encoders have random weights, drawn once."""
 
 
-def run(quick: bool) -> dict[str, Any]:
+def run(quick: bool, workloads: Sequence[Workload] = (RESNET, WAVLM)) -> dict[str, Any]:
     about, used = machine(), _versions()
     print(heading("Head training on a frozen encoder", about, used))
-    rows = [row for workload in (RESNET, WAVLM) for row in bout(workload, ENTRANTS, _headlines, small=quick)]
+    rows = [row for workload in workloads for row in bout(workload, ENTRANTS, _headlines, small=quick)]
     print(f"{NOTES}\n", flush=True)
     return {"rows": rows, "machine": about, "versions": used, "command": command()}
 

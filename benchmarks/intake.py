@@ -21,19 +21,18 @@ from benchmarks.measure import DATA, ROOT, Failed, command, digits, heading, mac
 
 GRID = DATA / "grid" / "s1"
 KINDS = {"mpg": "MPEG-1 + MP2, as published", "mp4": "H.264 + AAC"}
-FEW = 6  # clips that a tool reads without a break
 WARM = 2  # files of each kind that every process reads before the clock starts
 STD = 58  # of 255: what one unit of a normalised picture is, the mean over the colours
 NOTES = """\
-Medians, milliseconds a clip. A process of one thread for each tool; every few clips are given to all of them in turn before the next are,
-so that a busy moment of the machine strikes all; ratios are medians over the clips of two times taken side by side. Files lie in the
-page cache. Each tool gives the same 8 frames, resized and normalised, and the sound at 16 kHz as a log-mel spectrogram. "First pass" of
-ours decodes and writes to an empty store, a later pass reads that; the others decode at every pass. The floor decodes every packet and
-throws it away: ours may lie below, it leaves out pictures that neither it nor another picture needs. "Pictures" and "sound" are the mean
-distance of what was read to ours, in 255ths and decibels; resizers differ, ours and torchcodec's smooth before they shrink.
+Medians, milliseconds a clip. A process of one thread for each tool; the clips of a kind are given to all of them in turn, half a
+second's work each, so that a busy moment of the machine strikes all; ratios are medians over the clips of two times taken in the same
+turn. Files lie in the page cache. Each tool gives the same 8 frames, resized and normalised, and the sound at 16 kHz as a log-mel
+spectrogram. "First pass" of ours decodes and writes to an empty store, a later pass reads that; the others decode at every pass. The
+floor decodes every packet and throws it away: ours leaves out pictures that neither it nor another picture needs. "Pictures" and "sound"
+are the mean distance of what was read to ours, in 255ths and decibels; resizers differ, ours and torchcodec's smooth before they shrink.
 OpenCV has no sound: librosa gets it from the `ffmpeg` command, or, in its second row, from .wav files that were written before the clock
-started and spare it the decoding. torchcodec uses PyAV's FFmpeg, the same libraries as ours; the last three frames of the .mpg files,
-which it cannot read, it is spared."""
+started and spare it the decoding; that row is in no headline. torchcodec uses PyAV's FFmpeg, the same libraries as ours; asked for the
+last three frames of the .mpg files it fails, and is spared them here."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def run(quick: bool) -> dict[str, Any]:
     print(heading("Intake", about, used))
     files = {kind: sorted(GRID.glob(f"*.{kind}"))[: WARM + (2 if quick else 22)] for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
-        rows = _contest(files, Path(folder), repeats=1 if quick else 3)
+        rows = _contest(files, Path(folder), repeats=1 if quick else 5)
     lines = _headlines({row["tool"]: row for row in rows if "failed" not in row})
     print("\n".join(f"- {line}" for line in lines) + "\n\n" + _table(rows) + "\n\n" + NOTES, flush=True)
     clips = {kind: len(names) - WARM for kind, names in files.items()}
@@ -101,17 +100,16 @@ Ask = Callable[[list[tuple[str, str]]], list[float]]  # [(a file, where its arra
 def _round(
     asks: Mapping[str, Ask], files: Mapping[str, Sequence[Path]], taken: dict[str, Any], failed: dict[str, str], folder: Path
 ) -> None:
-    """Three passes over the files, a few at a time through all tools before the next; a tool that fails drops out."""
+    """Three passes over the files of each kind, through all tools before the next; a tool that fails drops out."""
     warm, measured = {kind: paths[:WARM] for kind, paths in files.items()}, {kind: paths[WARM:] for kind, paths in files.items()}
     for number, by_kind in enumerate([warm, measured, measured, measured]):
         for kind, paths in by_kind.items():
-            for few in [paths[first : first + FEW] for first in range(0, len(paths), FEW)]:
-                for name in [name for name in asks if name not in failed]:
-                    try:
-                        seconds = asks[name]([(str(path), _answer(folder, name, kind) if path == files[kind][-1] else "") for path in few])
-                        taken[name][kind] += [[number, each] for each in seconds if number]
-                    except Failed as error:
-                        failed[name] = str(error)
+            for name in [name for name in asks if name not in failed]:
+                try:
+                    seconds = asks[name]([(str(path), _answer(folder, name, kind) if path == files[kind][-1] else "") for path in paths])
+                    taken[name][kind] += [[number, each] for each in seconds if number]
+                except Failed as error:
+                    failed[name] = str(error)
 
 
 def _answer(folder: Path, name: str, kind: str) -> str:

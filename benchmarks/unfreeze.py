@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from benchmarks.contest import FILES, MEMORY, OURS, PLAIN, Entrant, bout, faster
 from benchmarks.measure import command, heading, machine, versions
-from benchmarks.workloads import MOBILE, RESNET, WAVLM
+from benchmarks.workloads import MOBILE, RESNET, WAVLM, Workload
 
 LOOP = Entrant(PLAIN, "plain", "memory")
 ENTRANTS = [Entrant(OURS, "ours", "ours"), LOOP, LOOP.on_files()]
@@ -17,10 +18,10 @@ As in the table of head training, but the last two stages (transformer layers; r
 MobileNetV2 begins with ImageNet weights."""
 
 
-def run(quick: bool) -> dict[str, Any]:
+def run(quick: bool, workloads: Sequence[Workload] = WORKLOADS) -> dict[str, Any]:
     about, used = machine(), versions("crossfade", "torch", "torchvision", "transformers")
     print(heading("Partial unfreezing: the last two stages learn", about, used))
-    rows = [row for workload in WORKLOADS for row in bout(workload, ENTRANTS, _headlines, small=quick)]
+    rows = [row for workload in workloads for row in bout(workload, ENTRANTS, _headlines, small=quick)]
     print(f"{NOTES}\n", flush=True)
     return {"rows": rows, "machine": about, "versions": used, "command": command()}
 

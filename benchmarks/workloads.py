@@ -106,6 +106,7 @@ RESNET = Workload(
     train=1600,
     val=400,
     batch=32,
+    timed=5,
     imports=("torchvision.models",),
 )
 MOBILE = replace(RESNET, name="MobileNetV2, 112 px", encoder="mobilenet_v2", weights=MOBILENET)

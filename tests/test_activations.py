@@ -128,10 +128,9 @@ def test_a_clip_more_is_a_row_more(place: Path, demo_clips: Path):
     bench.clips = whole[::-1]
     found = bench.states()
     assert bench.computed == {"audio": CLIPS, "video": CLIPS}
-    for name, tensor in found.items():
-        stops = {"audio": 3, "video": 4}
-        (batch, *_) = bench.desk.loader(bench.clips, bench.intake).in_order()
-        torch.testing.assert_close(tensor[:8], bench.model.states(batch, stops)[name])
+    (batch, *_) = bench.desk.loader(bench.clips, bench.intake).in_order()
+    for name, expected in bench.model.states(batch, {"audio": 3, "video": 4}).items():
+        torch.testing.assert_close(found[name][:8], expected)
 
 
 def flip(tensor: torch.Tensor) -> None:
@@ -263,13 +262,13 @@ def test_a_stream_that_no_clip_of_a_split_has(place: Path, demo_clips: Path, dty
 # ---- views
 
 
-def seen(bench: Bench, count: int, seed: int = 0) -> dict[str, list[torch.Tensor]]:
+def seen(bench: Bench, count: int) -> dict[str, list[np.ndarray]]:
     """Every draw's rows, by stream."""
-    found = bench.stored("augmented", Draws(count, seed))
-    return {
-        name: [table.take(np.arange(CLIPS))[f"{name}[{stop}:].x"] for table in found[name].tables]
-        for name, stop in (("audio", 3), ("video", 4))
-    }  # type: ignore[union-attr]
+    rows = {}
+    for name, stored in bench.stored("augmented", Draws(count, 0)).items():
+        assert stored
+        rows[name] = [next(iter(table.take(np.arange(CLIPS)).values())) for table in stored.tables]
+    return rows
 
 
 def test_each_draw_is_stored_once_and_one_more_is_one_more(place: Path, demo_clips: Path, again: Path):

@@ -117,7 +117,7 @@ def test_what_is_frozen_gives_the_same_bits_while_the_rest_trains(table):
 # ---- what it is called
 
 
-def parts() -> dict[str, nn.Module]:
+def parts() -> dict[str, nn.Sequential]:
     torch.manual_seed(0)
     return {"stages": nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 4, dtype=torch.bfloat16))}
 
@@ -146,9 +146,9 @@ def test_a_bit_of_a_buffer_changes_the_name(entry: str):
     assert digest(changed) != digest(parts())
 
 
-CHANGES: dict[str, Callable[[dict[str, nn.Module]], dict[str, nn.Module]]] = {
+CHANGES: dict[str, Callable[[dict[str, nn.Sequential]], dict[str, nn.Module]]] = {
     "another name": lambda given: {"other": given["stages"]},
-    "a part more": lambda given: given | {"merge": nn.Linear(1, 1)},
+    "a part more": lambda given: {**given, "merge": nn.Linear(1, 1)},
     "another order": lambda given: {"stages": nn.Sequential(*reversed(list(given["stages"])))},
     "a stage less": lambda given: {"stages": given["stages"][:2]},
 }

@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -367,3 +369,24 @@ def test_a_store_that_may_only_be_read_is_read(tmp_path):
 def test_sizes_for_a_person(size, text):
     assert size_text(size) == text
     assert limit_text(0.125) == "12.5 % of the free disk" and limit_text(5e10) == "50.0 GB"
+
+
+def test_only_one_thread_at_a_time_reads_a_header(shelf, monkeypatch):
+    """NumPy parses it with `ast`, which in Python 3.11.7 fails now and then where two threads do so at once."""
+    inside, most, load = [0], [0], np.load
+
+    def watched(*given, **options):
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.002)
+        found = load(*given, **options)
+        inside[0] -= 1
+        return found
+
+    names = [f"{number:02}ab" for number in range(8)]
+    for name in names:
+        shelf.get(name, lambda: np.arange(3))
+    monkeypatch.setattr(np, "load", watched)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda name: shelf.get(name, dict).tolist(), names))
+    assert found == [[0, 1, 2]] * 8 and most == [1]

@@ -21,6 +21,7 @@ def ours(store: str) -> Read:
     from crossfade.clip import Clip
     from crossfade.data.intake import Reader
     from crossfade.data.streams import frames, log_mel
+    from crossfade.data.visit import visiting
     from crossfade.store import Store
 
     one_torch_thread()
@@ -29,7 +30,9 @@ def ours(store: str) -> Read:
 
     def read(path: str) -> tuple[np.ndarray, np.ndarray]:
         clip = Clip(path, {"video": Path(path)}, {}, "")
-        video, audio = (stream.finish(reader.read(clip, name))[0].numpy() for name, stream in streams.items())
+        with visiting():  # as `take_in` does
+            decoded = [reader.read(clip, name) for name in streams]
+        video, audio = (stream.finish(each)[0].numpy() for each, stream in zip(decoded, streams.values(), strict=True))
         return video, audio[0]
 
     return read

@@ -44,8 +44,10 @@ class Feed:
     def begin(self, phase: Phase) -> None:
         """Store what stands still in this phase, whose rates are set, and make its loaders."""
         found, sees = frozen(self.model), phase.sees
-        random = set(self.desk.recipe.data.views[sees]) if sees else set()
+        random = {name for name, specs in self.desk.recipe.data.views[sees].items() if specs} if sees else set()
         draws = {name: Draws(phase.views, self.desk.recipe.seed) for name in found.stages if phase.views and name in random}
+        if phase.views and not draws:
+            self.screen.warn(f"phases.{phase.name}.views={phase.views} decides nothing: no stream that view {sees} changes begins frozen")
         train, val = self.parts["train"], self.parts["val"]
         self._train = self._val = None  # their workers end here
         activations = self._activations()

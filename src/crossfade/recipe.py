@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic_core import PydanticCustomError
 
 from crossfade import settings, use
 from crossfade.clip import UserError
@@ -82,6 +83,15 @@ class StoreSpec(_Strict):
     limit: Annotated[float, BeforeValidator(bytes_in), Field(gt=0, allow_inf_nan=False)] = 0.5  # up to 1: of the free disk; else bytes
 
 
+def store_keys(given: Any) -> Any:
+    """`on` and `off` as keys of StoreSpec."""
+    if isinstance(given, str):
+        if given not in ("on", "off"):
+            raise PydanticCustomError("store", "it is on, off, or keys from keep, dtype, limit")
+        return {"keep": given == "on"}
+    return given
+
+
 class Recipe(_Strict):
     """The whole recipe, resolved: every default written out, every path absolute."""
 
@@ -94,7 +104,7 @@ class Recipe(_Strict):
     select: str = "macro_f1"
     precision: Literal["no", "bf16", "fp16"] = "no"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    store: Annotated[StoreSpec, BeforeValidator(lambda given: {"off": {"keep": False}, "on": {}}.get(str(given), given))] = StoreSpec()
+    store: Annotated[StoreSpec, BeforeValidator(store_keys)] = StoreSpec()
     track: list[Literal["tensorboard", "wandb", "mlflow"]] = []
 
     @property

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from crossfade.store import ABOUT, Shelf
+from crossfade.store import ABOUT, Shelf, mapped
 
 SEGMENT_BYTES = 32e6  # after which a segment is closed,
 SEGMENT_PART = 8  # or this part of all that is there, so that a hundred gigabytes are some sixty segments, not thousands of open files
@@ -188,8 +188,8 @@ class Segment:
     def open(cls, folder: Path, good: np.ndarray | None = None) -> Segment:
         """Map a segment and check every row, unless it is known which are good. Raises OSError, or anything where it is damaged."""
         names = json.loads((folder / ABOUT).read_bytes())["fields"]
-        keys, sums = np.load(folder / "keys.npy"), np.load(folder / "crc.npy")
-        maps = {name: np.load(folder / f"{number}.npy", mmap_mode="r") for number, name in enumerate(names)}
+        keys, sums = np.array(mapped(folder / "keys.npy")), np.array(mapped(folder / "crc.npy"))
+        maps = {name: mapped(folder / f"{number}.npy") for number, name in enumerate(names)}
         whole = all(len(each) == len(keys) and each.flags.c_contiguous for each in maps.values())
         if keys.dtype != KEY or sums.shape != (len(keys), len(maps)) or not whole:
             raise ValueError(f"{folder}: its files do not belong together")

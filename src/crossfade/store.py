@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ import numpy as np
 
 FREE_FRACTION = 0.05  # of the disk, or
 FREE_BYTES = 4e9  # where that is less; below this nothing more is written
+HEADERS = threading.Lock()
 EDGE_BYTES = 65_536  # of a file's head and tail that go into its fingerprint
 COUNT_AGAIN_BYTES = 16e6  # written by this process before it looks again at what the others have written
 ATTEMPTS = 5  # at writing to a shelf that another process clears meanwhile
@@ -242,9 +244,15 @@ def _read(path: Path) -> np.ndarray | None:
     try:
         content = np.memmap(path, np.uint8, mode="r")
         whole = _trailer(content[:-8].data) == content[-8:].tobytes()
-        return np.load(path, mmap_mode="r", allow_pickle=False) if whole else None
+        return mapped(path) if whole else None
     except (OSError, ValueError):  # not there, or empty
         return None
+
+
+def mapped(path: Path) -> np.memmap:
+    """A `.npy` file, memory-mapped. One thread at a time: NumPy reads the header with `ast`, which Python 3.11.7 breaks in two at once."""
+    with HEADERS:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def _write_whole(path: Path, temporary: Path, content: bytes) -> None:

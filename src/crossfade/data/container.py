@@ -20,6 +20,7 @@ from av.format import Flags
 from av.stream import Disposition
 
 from crossfade.clip import Unreadable
+from crossfade.data.visit import KEPT, visit
 
 Track = TypeVar("Track", av.AudioStream, av.VideoStream)
 # FFmpeg demuxers that read text, or that open other files than the one named.
@@ -67,22 +68,41 @@ def check_reached(path: Path, start: float, reached: float, stop: float) -> None
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[InputContainer]:
-    """The file opened by FFmpeg, which is not told its name: by name it would take any .jpg or .gsm for what it is called.
+def opened(path: Path, *, track: str = "", start: float = 0.0) -> Iterator[InputContainer]:
+    """The file opened by FFmpeg, or as the visit still holds it, where one `track` ("sound", "pictures") is read from its beginning.
 
-    Nothing but this file is opened, and no exception of FFmpeg leaves the block.
+    No exception of FFmpeg leaves the block.
     """
+    here = visit()
+    alone = here is None or here.busy or not track or start > 0 or path.stat().st_size > KEPT
+    shared = None if here is None or alone else here.at(path, _opened, track)
     try:
-        with path.open("rb", buffering=0) as file:
-            nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
-            with av.open(
-                nameless, mode="r", options={"protocol_whitelist": "file"}, metadata_errors="replace", buffer_size=BUFFER
-            ) as container:
-                if container.format.name in NOT_MEDIA or not len(container.streams):
-                    raise Unreadable(path, "is not a sound or video file, or is damaged beyond reading")
-                yield container
+        with shared or _opened(path) as container:
+            yield container
     except FFmpegError:
         raise Unreadable(path, "is not a sound or video file, or is damaged beyond reading") from None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[InputContainer]:
+    """FFmpeg is not told the file's name: by name it would take any .jpg or .gsm for what it is called. Nothing but this file is opened."""
+    with path.open("rb", buffering=0) as file:
+        nameless = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
+        options = {"protocol_whitelist": "file"}
+        with av.open(nameless, mode="r", options=options, metadata_errors="replace", buffer_size=BUFFER) as container:
+            if container.format.name in NOT_MEDIA or not len(container.streams):
+                raise Unreadable(path, "is not a sound or video file, or is damaged beyond reading")
+            yield container
+
+
+def packets(container: InputContainer, stream: av.AudioStream | av.VideoStream | None = None) -> Iterator[av.Packet]:
+    """Of one track or all, from where the container stands to where it ends or cannot be read any further."""
+    here = visit()
+    if here is not None and here.holds(container):
+        yield from here.packets(stream)
+        return
+    with suppress(FFmpegError):
+        yield from container.demux() if stream is None else container.demux(stream)
 
 
 def sound_track(path: Path, container: InputContainer) -> av.AudioStream:
@@ -139,8 +159,8 @@ def declared_seconds(container: InputContainer, stream: av.AudioStream | av.Vide
 def last_packet(path: Path) -> float:
     """The second at which the last packet of any track ends. Reads the file once without decoding."""
     last = Fraction(0)
-    with opened(path) as container, suppress(FFmpegError):
-        for packet in container.demux():
+    with opened(path) as container:
+        for packet in packets(container):
             if packet.pts is not None and packet.time_base:
                 last = max(last, (packet.pts + (packet.duration or 0)) * packet.time_base - zero(container))
     return float(last)

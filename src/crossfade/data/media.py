@@ -6,16 +6,14 @@ asked for) can be decoded, and is `Unreadable` otherwise; a truncated image alwa
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 from av.container import InputContainer
-from av.error import FFmpegError
 
 from crossfade.clip import Unreadable
-from crossfade.data.container import check_file, last_packet, opened, picture_track, picture_tracks, sound_track
+from crossfade.data.container import check_file, last_packet, opened, packets, picture_track, picture_tracks, sound_track
 from crossfade.data.pictures import pictures, read_frames
 from crossfade.data.sound import read_audio, sndfile
 from crossfade.data.stills import read_image
@@ -68,8 +66,4 @@ def _probe_tracks(path: Path, container: InputContainer) -> Probe:
 
 
 def _count(container: InputContainer, stream: av.VideoStream) -> int:
-    number = 0
-    with suppress(FFmpegError):
-        for packet in container.demux(stream):
-            number += packet.size > 0
-    return number
+    return sum(packet.size > 0 for packet in packets(container, stream))

@@ -20,7 +20,7 @@ from av.video.reformatter import VideoReformatter
 from torch.nn.functional import interpolate
 
 from crossfade.clip import Unreadable
-from crossfade.data.container import check_file, check_span, check_track, declared_seconds, opened, picture_track, seek, zero
+from crossfade.data.container import check_file, check_span, check_track, declared_seconds, opened, packets, picture_track, seek, zero
 
 LOST = 0.1  # seconds: a picture further than this from the one wanted stands in for one that did not decode
 KEPT = 1 << 25  # bytes: packets up to this are kept from the reading of their timestamps, so that most files are walked only once
@@ -130,7 +130,7 @@ def uniform(stamps: list[int], count: int) -> list[int]:
 def _walked(path: Path, start: float, end: float | None) -> Iterator[tuple[av.VideoStream, Timeline, Iterable[av.Packet]]]:
     """The open track, the times of the span's pictures, and its packets: kept ones, or, where they are too large, read once more."""
     for sought in dict.fromkeys((start, 0.0)):
-        with opened(path) as container:
+        with opened(path, track="pictures", start=sought) as container:
             stream = picture_track(path, container)
             timeline, packets = _read_timeline(container, stream, sought, end)
             if sought > 0 and (not timeline.timed or not timeline.stamps or timeline.stamps[0] * timeline.tick > start):
@@ -140,7 +140,7 @@ def _walked(path: Path, start: float, end: float | None) -> Iterator[tuple[av.Vi
                 yield stream, timeline, packets
                 return
         break
-    with opened(path) as container:
+    with opened(path, track="pictures", start=sought) as container:
         stream = picture_track(path, container)
         yield stream, timeline, _packets(container, stream, sought, None)
 
@@ -187,12 +187,11 @@ def _packets(container: InputContainer, stream: av.VideoStream, start: float, en
     if start > 0:
         seek(container, stream, start)
     stop = None if end is None or not stream.time_base else (Fraction(end) + zero(container)) / stream.time_base
-    with suppress(FFmpegError):
-        for packet in container.demux(stream):
-            if stop is not None and packet.dts is not None and packet.dts >= stop:
-                return
-            if packet.size:
-                yield packet
+    for packet in packets(container, stream):
+        if stop is not None and packet.dts is not None and packet.dts >= stop:
+            return
+        if packet.size:
+            yield packet
 
 
 def _on_screen(

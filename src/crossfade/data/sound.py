@@ -25,6 +25,7 @@ from crossfade.data.container import (
     check_track,
     declared_seconds,
     opened,
+    packets,
     seek,
     sound_track,
     zero,
@@ -155,7 +156,7 @@ def _ffmpeg_sound(path: Path, start: float, end: float | None) -> tuple[np.ndarr
 
 
 def _decoded_track(path: Path, start: float, end: float | None, *, from_start: bool) -> TrackSound:
-    with opened(path) as container:
+    with opened(path, track="sound", start=0.0 if from_start else start) as container:
         stream = sound_track(path, container)
         if not from_start:
             seek(container, stream, start)
@@ -190,10 +191,9 @@ def _mono_pieces(frames: Iterable[av.AudioFrame]) -> Iterator[np.ndarray]:
 
 def decoded(container: InputContainer, stream: av.AudioStream) -> Iterator[av.AudioFrame]:
     """Every frame of sound that decodes: a broken packet is stepped over, and where the container breaks off the walk ends."""
-    with suppress(FFmpegError):
-        for packet in container.demux(stream):
-            with suppress(FFmpegError):
-                yield from packet.decode()
+    for packet in packets(container, stream):
+        with suppress(FFmpegError):
+            yield from packet.decode()
 
 
 def _second(frame: av.AudioFrame, origin: Fraction) -> float:

@@ -21,7 +21,9 @@ from crossfade.data.faces import face_box
 from crossfade.data.media import read_audio, read_frames, read_image
 from crossfade.store import versions
 
-CODE = tuple(f"crossfade.data.{name}" for name in ("streams", "media", "container"))  # and what is installed: who made what is stored
+CODE = tuple(
+    f"crossfade.data.{name}" for name in ("streams", "media", "container", "visit")
+)  # and what is installed: who made what is stored
 SOUND = (*CODE, "crossfade.data.sound", "av", "soundfile", "soxr", "numpy")
 PICTURES = (*CODE, "crossfade.data.pictures", "av", "numpy", "torch")
 STILLS = (*PICTURES, "crossfade.data.stills", "pillow")

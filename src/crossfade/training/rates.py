@@ -7,6 +7,7 @@ A pattern is a dotted path (`encoders.audio`, `heads`, `*`), in which `*` stands
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Mapping
 from fnmatch import translate
@@ -84,22 +85,30 @@ def freeze(model: nn.Module, resolved: Mapping[str, float | None]) -> None:
 
 def set_modes(module: nn.Module) -> None:
     """Train mode where something learns, eval mode where nothing does: no BatchNorm drift, no dropout in a frozen part."""
-    parameters = list(module.parameters())
-    if parameters and not any(parameter.requires_grad for parameter in parameters):
+    learns: dict[nn.Module, bool | None] = {}
+    _survey(module, learns)
+    _assign(module, learns)
+
+
+def _survey(module: nn.Module, learns: dict[nn.Module, bool | None]) -> bool | None:
+    """Note of every module whether something in it learns, None where it has no parameters; in one walk, for it is done every epoch."""
+    found = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
+    found += [below for child in module.children() if (below := _survey(child, learns)) is not None]
+    learns[module] = any(found) if found else None
+    return learns[module]
+
+
+def _assign(module: nn.Module, learns: dict[nn.Module, bool | None]) -> None:
+    if learns[module] is False:
         module.eval()
         return
     module.training = True
     children = list(module.children())
     for child in children:
-        set_modes(child)
+        _assign(child, learns)
     if isinstance(module, nn.ModuleList):  # a parameter-free stage before the first that learns belongs to the frozen prefix
-        for child in children[: _first_learning(children)]:
+        for child in itertools.takewhile(lambda child: not learns[child], children):
             child.eval()
-
-
-def _first_learning(stages: list[nn.Module]) -> int:
-    learns = [any(parameter.requires_grad for parameter in stage.parameters()) for stage in stages]
-    return learns.index(True) if True in learns else len(stages)
 
 
 def groups(model: nn.Module, resolved: Mapping[str, float | None]) -> list[dict[str, object]]:
