@@ -11,8 +11,8 @@ from benchmarks.measure import command, heading, machine, versions
 from benchmarks.workloads import MOBILE, RESNET, WAVLM, Workload
 
 LOOP = Entrant(PLAIN, "plain", "memory")
-ENTRANTS = [Entrant(OURS, "ours", "ours"), LOOP, LOOP.on_files()]
-WORKLOADS = [replace(workload, unfrozen=2, epochs=5, timed=timed, repeats=1) for workload, timed in ((WAVLM, 2), (RESNET, 5), (MOBILE, 5))]
+ENTRANTS = [Entrant(OURS, "ours", "ours"), LOOP]
+WORKLOADS = [replace(workload, unfrozen=2, epochs=4, timed=2, repeats=1) for workload in (WAVLM, RESNET, MOBILE)]
 NOTES = """\
 As in the table of head training, but the last two stages (transformer layers; residual or inverted-residual blocks) learn too, at 1e-4.
 MobileNetV2 begins with ImageNet weights."""

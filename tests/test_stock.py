@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from crossfade import stock
 from crossfade.rows import Rows
 from crossfade.stock import DAY, clear, listing
 from crossfade.store import Store, folder_size, key, size_text
@@ -133,3 +135,18 @@ def test_what_was_cleared_is_computed_anew_on_the_same_shelf(store):
     assert not before.any(), "what is mapped stays readable"
     assert shelf.get(key("0", {}), lambda: np.ones(1000)).all() and shelf.get(key("0", {}), lambda: np.zeros(1)).all()
     assert [(entry.entries, entry.recipes) for entry in listing(store.root)] == [(1, ["one"])]
+
+
+def test_a_shelf_that_another_process_clears_while_it_is_listed_is_left_out(store, monkeypatch):
+    count, before = stock._count, len(listing(store.root))
+
+    def cleared_meanwhile(part):
+        if part.name.startswith("seg-"):
+            shutil.rmtree(part.parent)
+            list(part.iterdir())
+        return count(part)
+
+    monkeypatch.setattr(stock, "_count", cleared_meanwhile)
+    assert len(listing(store.root)) == before - 1
+    monkeypatch.undo()
+    assert clear(store.root) > 0 and not listing(store.root)

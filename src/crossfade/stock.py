@@ -39,7 +39,7 @@ class Entry:
 
 def listing(root: Path) -> list[Entry]:
     """Every shelf of a store, the last used first."""
-    found = [_entry(folder, about) for folder, about in shelves(root)]
+    found = [entry for folder, about in shelves(root) if (entry := _entry(folder, about))]
     return sorted(found, key=lambda entry: (-entry.last_used, entry.name))
 
 
@@ -56,9 +56,13 @@ def clear(root: Path, *, names: Sequence[str] = (), older_than_days: float | Non
     return freed
 
 
-def _entry(folder: Path, about: Mapping[str, Any]) -> Entry:
-    entries = sum(_count(part) for part in folder.glob("*/"))
-    return Entry(folder.name[:8], about["what"], about["recipes"], folder_size(folder), entries, _used(folder / ABOUT), folder)
+def _entry(folder: Path, about: Mapping[str, Any]) -> Entry | None:
+    """None where another process clears the shelf while it is looked at."""
+    try:
+        entries = sum(_count(part) for part in folder.glob("*/"))
+        return Entry(folder.name[:8], about["what"], about["recipes"], folder_size(folder), entries, _used(folder / ABOUT), folder)
+    except FileNotFoundError:
+        return None
 
 
 def _count(part: Path) -> int:
@@ -93,10 +97,11 @@ def _delete(entry: Entry) -> int:
 
 
 def _sweep(folder: Path) -> int:
-    stale = [path for path in folder.glob("*.tmp") if _used(path) < time.time() - DAY]
-    size = sum(folder_size(path) if path.is_dir() else path.stat().st_size for path in stale)
-    for path in stale:
-        _remove(path)
+    size = 0
+    with contextlib.suppress(FileNotFoundError):  # another process clears the shelf
+        for path in [path for path in folder.glob("*.tmp") if _used(path) < time.time() - DAY]:
+            size += folder_size(path) if path.is_dir() else path.stat().st_size
+            _remove(path)
     return size
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Generator, Tensor
 
 from crossfade.clip import Clip, Spec, Unreadable
+from crossfade.data.visit import visiting
 from crossfade.store import Shelf, Store, fingerprint, key
 
 THREADS = 4  # decoders release the interpreter lock; two a core hide the disk
@@ -112,16 +113,17 @@ def take_in(clips: list[Clip], reader: Reader, *, advance: Callable[[], None] = 
 
 def _try(clip: Clip, reader: Reader) -> tuple[tuple[str, ...], list[tuple[str, str]]]:
     names, failures = [], []
-    for name in reader.streams:
-        if reader.source(clip, name) is None:
-            continue
-        try:
-            reader.read(clip, name)
-            names.append(name)
-        except Unreadable as error:
-            failures.append((error.path, error.reason))
-        except UnicodeError:  # a decoder that takes only names that are text
-            failures.append((str(reader.source(clip, name)), "its name is not valid Unicode; rename it"))
+    with visiting():  # the sound and the pictures of one file cost one opening
+        for name in reader.streams:
+            if reader.source(clip, name) is None:
+                continue
+            try:
+                reader.read(clip, name)
+                names.append(name)
+            except Unreadable as error:
+                failures.append((error.path, error.reason))
+            except UnicodeError:  # a decoder that takes only names that are text
+                failures.append((str(reader.source(clip, name)), "its name is not valid Unicode; rename it"))
     return tuple(names), failures
 
 
