@@ -17,7 +17,7 @@ from tiny import SOUND_ONLY, tiny
 
 import crossfade
 from crossfade import activations as activations_file
-from crossfade import build, work
+from crossfade import build, judge
 from crossfade.activations import Activations, cuts, with_files
 from crossfade.data import streams as streams_file
 from crossfade.data.stored import Draws, Stored
@@ -37,7 +37,7 @@ class Bench:
         lacks = (without or {}).get
         clips = [replace(clip, media={kind: path for kind, path in clip.media.items() if kind != lacks(clip.id)}) for clip in corpus.clips]
         self.recipe, self.screen = recipe, Watching()
-        self.desk = work.open_desk(recipe, corpus.classes, torch.device("cpu"))
+        self.desk = judge.open_desk(recipe, corpus.classes, torch.device("cpu"))
         self.intake = self.desk.intake(clips, lambda: None)
         self.clips = self.intake.clips
         torch.manual_seed(0)

@@ -20,7 +20,7 @@ PUBLIC = {
     "resume": "crossfade.run",
     "evaluate": "crossfade.run",
     "predict": "crossfade.run",
-    "compare": "crossfade.run",
+    "compare": "crossfade.comparison",
     "check": "crossfade.run",
     "Fused": "crossfade.models.model",
     "Predictions": "crossfade.evaluation.predictions",

@@ -149,7 +149,8 @@ class Activations:
         files = [fingerprint(self.desk.reader.source(clip, name)) for name in cut.streams]  # type: ignore[arg-type]
         drawn = [turn.seed_for(name, clip.id, turn.only or 0) for name in cut.streams] if turn else []
         fixed = clip.id if any(cut.made_by["degrade"].values()) else ""  # type: ignore[attr-defined]
-        return key(" ".join(files), {"span": clip.span, "drawn": drawn, "degraded": fixed})
+        item = {} if clip.item is None else {"item": clip.item}
+        return key(" ".join(files), {"span": clip.span, **item, "drawn": drawn, "degraded": fixed})
 
     def _complete(
         self, rows: Rows, cut: Cut, clips: list[Clip], turns: list[tuple[Draws | None, list[str | None]]], sees: str | None

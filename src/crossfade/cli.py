@@ -116,9 +116,9 @@ def compare(
     """Paired comparison on the clips that all the runs saw, with intervals over groups."""
     from dataclasses import asdict
 
-    from crossfade import run as verbs
+    from crossfade.comparison import compare as compared
 
-    table = verbs.compare(runs, metric=metric, split=split, report=report)
+    table = compared(runs, metric=metric, split=split, report=report)
     if as_json:
         print(json.dumps(asdict(table), ensure_ascii=False))
         return

@@ -48,6 +48,7 @@ class Clip:
     domain: str = ""
     span: tuple[float, float | None] = (0.0, None)
     split: str = ""  # what the corpus itself says: "train", "val", "test" or ""
+    item: int | None = None  # which picture of a file that holds many (IDX, CIFAR batches), counted from 0
 
 
 @dataclass(frozen=True)
@@ -75,3 +76,4 @@ class Spec:
     rate: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    size: int | None = None  # the side in pixels of the pictures that an encoder's weights were trained on; any other works too

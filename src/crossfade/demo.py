@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from crossfade import recipe as recipes
 from crossfade import run
 from crossfade.clip import UserError
+from crossfade.comparison import compare
 from crossfade.data.demo import write_demo
 
 if TYPE_CHECKING:
@@ -36,4 +37,4 @@ def demo(folder: Path, *, screen: Terminal) -> tuple[Table, Path]:
         warm = [f"model.init.'encoders.{each}'={json.dumps(str(runs[each]))}" for each in ("audio", "video")] if name == "gated" else []
         run.train(recipes.load(recipe, warm, corpus=clips), runs[name], screen=screen, command=f"crossfade demo --out {folder}")
     report = folder / "report.html"
-    return run.compare(list(runs.values()), report=report), runs["gated"] / "report.html"
+    return compare(list(runs.values()), report=report), runs["gated"] / "report.html"

@@ -21,6 +21,7 @@ from crossfade.evaluation import METRICS
 from crossfade.evaluation.metrics import summary
 from crossfade.evaluation.predictions import Predictions, concatenate
 from crossfade.evaluation.report import Example
+from crossfade.store import Store
 
 if TYPE_CHECKING:
     from crossfade.clip import Named
@@ -52,6 +53,12 @@ class Desk:
     def workers(self, clips: list[Clip]) -> int:
         first = next(iter(clips[0].media.values()), None) if clips else None
         return auto_workers(self.recipe.data.workers, first)
+
+
+def open_desk(recipe: Recipe, classes: Mapping[str, list[str]], device: torch.device) -> Desk:
+    """What serves clips to this recipe's model."""
+    store = Store(limit=recipe.store.limit, keep=recipe.store.keep)
+    return Desk(recipe, classes, Reader(build.streams(recipe), store, recipe.name), device)
 
 
 @dataclass(frozen=True)

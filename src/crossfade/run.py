@@ -1,4 +1,4 @@
-"""The verbs: train, resume, evaluate, predict, compare, check. Each reads as its docstring."""
+"""The verbs: train, resume, evaluate, predict, check. Each reads as its docstring."""
 
 from __future__ import annotations
 
@@ -20,16 +20,12 @@ from crossfade.data.inputs import clips_of
 from crossfade.data.intake import Intake
 from crossfade.deploy import bundle as bundles
 from crossfade.deploy.bundle import Bundle
-from crossfade.evaluation.intervals import Table
-from crossfade.evaluation.intervals import compare as compare_tables
 from crossfade.evaluation.predictions import Predictions
-from crossfade.evaluation.report import write_comparison
 from crossfade.recipe import Recipe
 from crossfade.screen import Terminal
 from crossfade.signals import stopping
 from crossfade.training.checkpoint import Checkpoints
 from crossfade.training.loop import HISTORY
-from crossfade.work import Work, open_desk
 
 if TYPE_CHECKING:
     from crossfade.models.model import Fused
@@ -88,6 +84,8 @@ def resume(folder: Path, *, screen: Terminal | None = None) -> dict[str, Any]:
 
 
 def _go_on(recipe: Recipe, folder: Path, screen: Terminal, command: str = "") -> dict[str, Any]:
+    from crossfade.work import Work  # Accelerate, which only training needs, takes long to import
+
     corpus = build.corpus(recipe)
     splits = build.splits(recipe, corpus.clips)
     with stopping() as stop:
@@ -139,7 +137,7 @@ def open_run(folder: Path, overrides: Sequence[str] = (), *, corpus: Path | None
     bundle.load_into(model)
     device = torch.device("cuda" if recipe.device != "cpu" and torch.cuda.is_available() else "cpu")
     model.to(device).eval()
-    return Opened(bundle, recipe, model, open_desk(recipe, bundle.classes, device))
+    return Opened(bundle, recipe, model, judge.open_desk(recipe, bundle.classes, device))
 
 
 def _without_training(raw: dict[str, Any], alone: bool) -> dict[str, Any]:
@@ -230,48 +228,6 @@ def _answers(tables: Mapping[str, Predictions]) -> Iterator[dict[str, Any]]:
             shares = zip(table.classes, table.probability[row], strict=True)
             answer |= {f"{heads[target]}p_{name}": round(float(share), 6) for name, share in shares}
         yield answer
-
-
-def compare(folders: Sequence[Path], *, metric: str = "macro_f1", split: str = "test", report: Path | None = None) -> Table:
-    """Several runs on the clips that all of them saw: each one's metric, and every pair's difference with its interval."""
-    if len({folder.resolve() for folder in folders}) < max(len(folders), 2):
-        raise UserError("compare: give two different runs or more")
-    names = _names(folders)
-    tables = {name: _predictions(folder).where(split=split).known() for name, folder in zip(names, folders, strict=True)}
-    for name, table in tables.items():
-        if not len(table):
-            raise UserError(f"{name}: has no labelled prediction in split {split!r}")
-    table = compare_tables(tables, metric)
-    if report:
-        write_comparison(report, table, parameters=_sizes(names, folders), warnings=_warnings(folders))
-    return table
-
-
-def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names, or their whole paths where two are called the same."""
-    short = [folder.resolve().name for folder in folders]
-    return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
-
-
-def _predictions(folder: Path) -> Predictions:
-    path = folder if folder.is_file() else folder / bundles.PREDICTIONS
-    if not path.is_file():
-        raise UserError(f"{folder}: has no {bundles.PREDICTIONS}; give finished runs, or such tables")
-    return Predictions.read(path)
-
-
-def _notes(folder: Path) -> dict[str, Any]:
-    path = folder / bundles.NOTES
-    return bundles.read_json(path) if path.is_file() else {}
-
-
-def _sizes(names: Sequence[str], folders: Sequence[Path]) -> dict[str, int]:
-    found = {name: dict(_notes(folder).get("parameters", [])).get("total") for name, folder in zip(names, folders, strict=True)}
-    return {name: size for name, size in found.items() if size}
-
-
-def _warnings(folders: Sequence[Path]) -> list[str]:
-    return list(dict.fromkeys(warning for folder in folders for warning in _notes(folder).get("warnings", [])))
 
 
 def check(corpus: Path | None, name: str | None = None, overrides: Sequence[str] = (), *, screen: Terminal | None = None) -> Findings:

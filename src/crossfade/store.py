@@ -26,7 +26,8 @@ import numpy as np
 
 FREE_FRACTION = 0.05  # of the disk, or
 FREE_BYTES = 4e9  # where that is less; below this nothing more is written
-HEADERS = threading.Lock()
+HEADERS = threading.Lock()  # of .npy files: NumPy reads them with `ast`, which Python 3.11.7 breaks in two threads at once
+HEADER = 10  # bytes before it: magic, version and length
 EDGE_BYTES = 65_536  # of a file's head and tail that go into its fingerprint
 COUNT_AGAIN_BYTES = 16e6  # written by this process before it looks again at what the others have written
 ATTEMPTS = 5  # at writing to a shelf that another process clears meanwhile
@@ -179,7 +180,7 @@ class Shelf:
         self.folder = store.root / _hash(plain)
 
     def get(self, key: str, compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array under this key, memory-mapped and checked; computed and kept where absent or damaged."""
+        """The array under this key, checked and not to be written to; computed and kept where absent or damaged."""
         path = self.folder / key[:2] / f"{key}.npy"
         found = _read(path) if self.store.keep else None
         if found is None:
@@ -230,7 +231,7 @@ class Shelf:
 def _packed(array: np.ndarray) -> bytes:
     """A `.npy` file's content, then 8 bytes that check all of it."""
     file = io.BytesIO()
-    np.save(file, array, allow_pickle=False)
+    np.save(file, np.asarray(array, order="C"), allow_pickle=False)
     file.write(_trailer(file.getbuffer()))
     return file.getvalue()
 
@@ -240,17 +241,33 @@ def _trailer(content: bytes | memoryview) -> bytes:
 
 
 def _read(path: Path) -> np.ndarray | None:
-    """What `_packed` made, memory-mapped, or None where that is absent or damaged."""
+    """What `_packed` made, or None where that is absent or damaged. All of it is read for its checksum, so nothing is left to map."""
     try:
-        content = np.memmap(path, np.uint8, mode="r")
-        whole = _trailer(content[:-8].data) == content[-8:].tobytes()
-        return mapped(path) if whole else None
+        content = path.read_bytes()
+        if _trailer(memoryview(content)[:-8]) != content[-8:]:
+            return None
+        start = HEADER + int.from_bytes(content[HEADER - 2 : HEADER], "little")
+        shape, kind = _described(content[:start])
+        return np.frombuffer(content, kind, math.prod(shape), start).reshape(shape)
     except (OSError, ValueError):  # not there, or empty
         return None
 
 
+@lru_cache(maxsize=1024)
+def _described(head: bytes) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and kind from the beginning of a `.npy` file, the same in nearly all files of a shelf."""
+    file = io.BytesIO(head)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("of another version than what is written here")
+    with HEADERS:
+        shape, by_columns, kind = np.lib.format.read_array_header_1_0(file)
+    if by_columns:
+        raise ValueError("in another order than what is written here")
+    return shape, kind
+
+
 def mapped(path: Path) -> np.memmap:
-    """A `.npy` file, memory-mapped. One thread at a time: NumPy reads the header with `ast`, which Python 3.11.7 breaks in two at once."""
+    """A `.npy` file, memory-mapped."""
     with HEADERS:
         return np.load(path, mmap_mode="r", allow_pickle=False)
 

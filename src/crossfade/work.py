@@ -15,7 +15,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from crossfade import build, judge, settings
 from crossfade.clip import Clip, Corpus, UserError, seed_of
-from crossfade.data.intake import Intake, Reader, count_by_streams
+from crossfade.data.intake import Intake, count_by_streams
 from crossfade.data.split import Splits
 from crossfade.deploy import bundle as bundles
 from crossfade.evaluation import METRICS
@@ -26,7 +26,6 @@ from crossfade.models.model import describe
 from crossfade.models.surgery import load_weights
 from crossfade.recipe import Recipe
 from crossfade.signals import Stop
-from crossfade.store import Store
 from crossfade.training.checkpoint import Checkpoints, save_weights
 from crossfade.training.loop import Interrupted, Run, fit
 from crossfade.training.rates import resolve
@@ -37,12 +36,6 @@ if TYPE_CHECKING:
 
 STREAM_PREDICTIONS = "predictions-{}.csv"
 Parts = dict[str, list[Clip]]  # split -> clips
-
-
-def open_desk(recipe: Recipe, classes: Mapping[str, list[str]], device: torch.device) -> judge.Desk:
-    """What serves clips to this recipe's model."""
-    store = Store(limit=recipe.store.limit, keep=recipe.store.keep)
-    return judge.Desk(recipe, classes, Reader(build.streams(recipe), store, recipe.name), device)
 
 
 @dataclass(frozen=True)
@@ -74,7 +67,7 @@ class Work:
         """Take in, fit, judge, write; returns the content of metrics.json, in the first process alone."""
         recipe, accelerator = self.recipe, self._accelerator()
         self.screen.judged_by(recipe.select, METRICS[recipe.select].label)
-        desk = open_desk(recipe, self.corpus.classes, accelerator.device)
+        desk = judge.open_desk(recipe, self.corpus.classes, accelerator.device)
         intake = self._take_in(desk, split)
         parts = {name: [clip for clip in getattr(split, name) if clip.id in intake.streams] for name in ("train", "val", "test")}
         _refuse_empty(parts, recipe, desk.classes)
