@@ -296,3 +296,40 @@ def test_two_processes_of_one_run_get_the_same_with_the_store_and_without(recipe
     assert found["on"][0]["rows"] != found["on"][1]["rows"] and found["on"][0]["stored"] and not found["off"][0]["stored"]
     assert_close(history(tmp_path / "on"), history(tmp_path / "off"))
     assert_close(metrics_of(tmp_path / "on"), metrics_of(tmp_path / "off"))
+
+
+# ---- two phases of one view
+
+
+def test_one_pass_serves_the_phase_that_freezes_less_too(place: Path, demo_clips: Path, tmp_path: Path, monkeypatch):
+    """What the last stages begin from is stored on the way to what the heads begin from, and the numbers are those without the store."""
+    recipe = partial(tiny, place, demo_clips, phases(seeing(TOP, 2), seeing(LAST, 2)), "data.batch=6")
+    begun, run = Counter(), Encoder.run
+
+    def counted(self, state, start=0, stop=None):
+        begun["clips"] += len(state["x"]) if not start else 0
+        return run(self, state, start, stop)
+
+    monkeypatch.setattr(Encoder, "run", counted)
+    stored = train(recipe(), tmp_path / "stored")
+    counts = {split: sum(per.values()) for split, per in json.loads((stored.folder / "notes.json").read_text())["counts"].items()}
+    assert begun["clips"] == 2 * (2 * counts["train"] + counts["val"] + counts["test"]), "two streams, two views; val and test are clean"
+    plain = train(recipe("store=off"), tmp_path / "plain")
+    assert_same(stored, plain)
+    assert len(stored.screen.stored) == 4 + 4 + 4 + 2, "on the way, of the first phase, of the second (all there already), of test"
+
+
+def test_a_cut_run_from_an_earlier_one_is_the_same(place: Path, demo_clips: Path):
+    bench = Bench(tiny(place, demo_clips))
+    below = {cut.streams: cut for cut in bench.cuts()}
+    bench.freeze({"encoders": None, "*": 1.0})
+    plain = {cut.streams[0]: bench.activations().stored(cut, bench.clips) for cut in bench.cuts()}
+    rows = torch.arange(len(bench.clips))
+    expected = {name: tensor for stored in plain.values() if stored for name, tensor in stored.states(rows, ()).items()}
+    shutil.rmtree(bench.desk.reader.store.root)
+    again = Bench(tiny(place, demo_clips))
+    again.freeze({"encoders": None, "*": 1.0})
+    made = [again.activations().stored(cut, again.clips, below=below.get(cut.streams)) for cut in again.cuts()]
+    found = {name: tensor for stored in made if stored for name, tensor in stored.states(rows, ()).items()}
+    assert same(found, expected) and again.computed == {"audio": CLIPS, "video": CLIPS}
+    assert len(again.screen.stored) == 3, "the ear's first stages, the ear, the eye"

@@ -101,17 +101,28 @@ class Activations:
     meet: Callable[[], None] = lambda: None  # wait here for the other processes
     regretted: set[str] = field(default_factory=set)  # what was said not to be stored
 
-    def stored(self, cut: Cut, clips: list[Clip], sees: str | None = None, draws: Draws | None = None, *, of: str = "") -> Stored | None:
+    def stored(
+        self,
+        cut: Cut,
+        clips: list[Clip],
+        sees: str | None = None,
+        draws: Draws | None = None,
+        *,
+        of: str = "",
+        below: Cut | None = None,
+    ) -> Stored | None:
         """The states of those clips that have all of the cut's streams, by row of `clips`; None, said on the screen, without room.
 
-        Where they see a view, once for each of its `draws`.
+        Where they see a view, once for each of its `draws`. `below` is an earlier cut of the same stream that a later phase asks for:
+        what is missing is stored there first, and this cut is run from there.
         """
         rows = Rows(self._shelf(cut, sees))
         turns = [None] if draws is None else [replace(draws, only=number) for number in range(draws.count)]
         columns = [[self._key(clip, cut, turn) for clip in clips] for turn in turns]
         started = time.perf_counter()
-        new = self._complete(rows, cut, clips, list(zip(turns, columns, strict=True)), sees)
         wanted = [name for column in columns for name in column if name]
+        started_from = self._before(rows, wanted, below, clips, sees, draws, of)
+        new = self._complete(rows, cut, clips, list(zip(turns, columns, strict=True)), sees, started_from)
         if rows.missing(wanted):
             self._regret(cut)
             return None
@@ -123,6 +134,20 @@ class Activations:
             rounding = self._rounding(stored, cut, clips, turns[0], sees)
             self.screen.say(f"stored: {cut.what}, {sum(has):,} {of}clips{views}, {size_text(rows.nbytes(wanted))}, {took}{rounding}")
         return stored
+
+    def _before(
+        self, rows: Rows, wanted: list[str], below: Cut | None, clips: list[Clip], sees: str | None, draws: Draws | None, of: str
+    ) -> Rows | None:
+        """The rows of the cut below, complete; None where there is no such cut, or nothing to compute from it, or no room for it."""
+        if below is None or not self._lacking(rows, wanted) or self.stored(below, clips, sees, draws, of=of) is None:
+            return None
+        return Rows(self._shelf(below, sees))
+
+    def _lacking(self, rows: Rows, wanted: list[str]) -> bool:
+        """Whether rows are missing; asked by all processes before any of them writes, so that all hear the same."""
+        lacking = bool(rows.missing(wanted))
+        self.meet()
+        return lacking
 
     def _regret(self, cut: Cut) -> None:
         """Say once a cut that it is not stored."""
@@ -153,7 +178,13 @@ class Activations:
         return key(" ".join(files), {"span": clip.span, **item, "drawn": drawn, "degraded": fixed})
 
     def _complete(
-        self, rows: Rows, cut: Cut, clips: list[Clip], turns: list[tuple[Draws | None, list[str | None]]], sees: str | None
+        self,
+        rows: Rows,
+        cut: Cut,
+        clips: list[Clip],
+        turns: list[tuple[Draws | None, list[str | None]]],
+        sees: str | None,
+        before: Rows | None,
     ) -> int:
         """Compute and keep what is missing; how many rows that were, here and in the other processes."""
         missing = [(turn, *self._absent(rows, clips, column)) for turn, column in turns]
@@ -162,7 +193,9 @@ class Activations:
         share = slice(self.rank, None, self.world)
         with self.screen.counting(f"storing {' and '.join(cut.streams)}", len(range(new)[share])) as step:
             for turn, absent, names in missing if not self.desk.reader.store.full else ():
-                if not self._compute(rows, cut, self._samples(cut, absent[share], sees, turn), names[share], step):
+                samples = self._samples(cut, absent[share], sees, turn)
+                begun = Stored(cut.streams, [True] * len(samples), [before.table(names[share])]) if before else None
+                if not self._compute(rows, cut, samples, names[share], step, begun):
                     break
         self.meet()
         return new
@@ -178,11 +211,11 @@ class Activations:
         view, draws = build.view(self.desk.recipe, sees), dict.fromkeys(cut.streams, turn) if turn else {}
         return Samples(clips, streams, self.desk.reader, view, build.degrade(self.desk.recipe), draws)
 
-    def _compute(self, rows: Rows, cut: Cut, samples: Samples, names: list[str], step: Callable[[int], None]) -> bool:
+    def _compute(self, rows: Rows, cut: Cut, samples: Samples, names: list[str], step: Callable[[int], None], begun: Stored | None) -> bool:
         """Whether there was room for all. However it ends, what was computed is there when the run goes on."""
         done = 0
         try:
-            for batch, states in self._run(cut, samples):
+            for batch, states in self._run(cut, samples, begun):
                 keys = [names[row] for row in batch["index"].tolist()]
                 rows.add(keys, {name: array_of(state, narrow=self._narrow) for name, state in states.items()})
                 done += len(keys)
@@ -195,8 +228,11 @@ class Activations:
             rows.flush()
         return True
 
-    def _run(self, cut: Cut, samples: Samples) -> Iterator[tuple[Named, Named]]:
+    def _run(self, cut: Cut, samples: Samples, begun: Stored | None = None) -> Iterator[tuple[Named, Named]]:
+        """Every batch with its states; from what is `begun` in place of the clips, where there is such."""
+        samples.without = frozenset(cut.streams if begun else ())
         loader = Loader(samples, {}, self.desk.recipe.data.batch, workers=self.workers if len(samples) > self.desk.recipe.data.batch else 0)
+        loader.stored = [begun] if begun else []
         for batch in loader.in_order():
             given = {name: tensor.to(self.desk.device) for name, tensor in batch.items()}
             with torch.inference_mode(), self.autocast():

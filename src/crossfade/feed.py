@@ -12,7 +12,8 @@ from crossfade.clip import Clip
 from crossfade.data.intake import Intake
 from crossfade.data.loader import Loader
 from crossfade.data.stored import Draws, Stored
-from crossfade.training.frozen import frozen
+from crossfade.training.frozen import Frozen, frozen
+from crossfade.training.rates import resolve
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -36,6 +37,7 @@ class Feed:
     accelerator: Accelerator
     screen: Terminal
     stop: Stop
+    phases: Sequence[Phase] = ()  # all of them, in order: what a later one stores can be stored on the way
     _train: Any = field(default=None, repr=False)
     _val: Any = field(default=None, repr=False)
     _regretted: set[str] = field(default_factory=set, repr=False)  # cuts that could not be stored
@@ -54,9 +56,12 @@ class Feed:
         chosen = self._cuts(whole=not random)
         fixed = [cut for cut in chosen if not random & set(cut.streams) or set(cut.streams) <= set(draws)]
         self._say_what_is_not(phase, [cut for cut in chosen if cut not in fixed])
+        below = self._below(phase)
         kept = {
-            "train": [activations.stored(cut, train, *self._seen(cut, sees, draws), of="train ") for cut in fixed],
-            "val": [activations.stored(cut, val, of="val ") for cut in chosen],
+            "train": [
+                activations.stored(cut, train, *self._seen(cut, sees, draws), of="train ", below=below.get(cut.streams)) for cut in fixed
+            ],
+            "val": [activations.stored(cut, val, of="val ", below=below.get(cut.streams)) for cut in chosen],
         }
         share: dict[str, Any] = {"rank": self.accelerator.process_index, "world": self.accelerator.num_processes}
         share["workers"] = self.desk.workers(train)
@@ -105,6 +110,18 @@ class Feed:
         self.model.to(self.desk.device)
         alike = len({self.intake.streams[clip.id] for clip in self.intake.clips}) == 1  # else rows after the fusion differ in shape
         return cuts(self.desk, self.model, frozen(self.model), whole=whole and alike)
+
+    def _below(self, phase: Phase) -> dict[tuple[str, ...], Cut]:
+        """For encoders of which the next phase freezes less, in the same view: where that will be cut. One pass then serves both."""
+        place = next((number for number, each in enumerate(self.phases) if each is phase), len(self.phases))
+        after = next(iter(self.phases[place + 1 :]), None)
+        if after is None or (after.sees, after.views) != (phase.sees, phase.views) or not self.desk.reader.store.keep:
+            return {}
+        rate_of = resolve(self.model, after.rates)
+        learning = {parameter for name, parameter in self.model.named_parameters() if rate_of[name] is not None}
+        now, then = frozen(self.model).stages, frozen(self.model, learning.__contains__).stages
+        less = {name: count for name, count in then.items() if count < now.get(name, 0)}
+        return {cut.streams: cut for cut in cuts(self.desk, self.model, Frozen(less, fusion=False), whole=False)}
 
     @staticmethod
     def _seen(cut: Cut, sees: str | None, draws: dict[str, Draws]) -> tuple[str | None, Draws | None]:

@@ -75,8 +75,9 @@ class Work:
         model = self._model(desk.classes)
         notes = self._notes(desk, split, intake, model)
         self._track(accelerator)
-        feed = Feed(desk, model, parts, intake, accelerator, self.screen, self.stop)
-        history = fit(self._run(feed), build.phases(recipe))
+        phases = build.phases(recipe)
+        feed = Feed(desk, model, parts, intake, accelerator, self.screen, self.stop, phases)
+        history = fit(self._run(feed), phases)
         for tracker in accelerator.trackers:  # `end_training` would also part the processes, which have more folds to train
             tracker.finish()
         return self._finish(feed, notes, history) if accelerator.is_main_process else {}

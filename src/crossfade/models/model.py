@@ -76,9 +76,11 @@ class Fused(nn.Module):
     def states(self, batch: Named, stops: Mapping[str, int]) -> Named:
         """Run the first `stops[stream]` stages of encoders: {"audio": (B, …), …} -> {"audio[11:].x": (B, …), "audio[11:].mask": (B, T)}.
 
+        A batch may hold what an earlier stop gave in place of a stream: it goes on from there.
         After the last stage these are tokens, and where nothing but their mean is ever looked at, that mean: (B, 1, D) and (B, 1).
         """
-        found = {name: (stop, self._stopped(name, batch, stop)) for name, stop in stops.items() if name in batch}
+        begun = _begun(batch)
+        found = {name: (stop, self._stopped(name, batch, begun, stop)) for name, stop in stops.items() if name in batch or name in begun}
         return {f"{name}[{stop}:].{entry}": tensor for name, (stop, state) in found.items() for entry, tensor in state.items()}
 
     def embeddings(self, batch: Named) -> Named:
@@ -86,9 +88,10 @@ class Fused(nn.Module):
         found, present = self._embedded(self.encode(batch))
         return {HEADS: present, **{f"{HEADS}.{name}": embedding for name, embedding in found.items()}}
 
-    def _stopped(self, name: str, batch: Named, stop: int) -> Named:
+    def _stopped(self, name: str, batch: Named, begun: Mapping[str, tuple[int, Named]], stop: int) -> Named:
         encoder = self.encoders[name]
-        state = encoder.run(encoder.begin(batch[name], batch.get(f"{name}.mask")), stop=stop)
+        start, state = begun[name] if name in begun else (0, encoder.begin(batch[name], batch.get(f"{name}.mask")))
+        state = encoder.run(state, start, stop)
         if stop < len(encoder.stages):
             return state
         tokens = encoder.finish(state)

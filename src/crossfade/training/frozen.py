@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -28,25 +28,30 @@ class Frozen:
     fusion: bool
 
 
-def frozen(model: Fused) -> Frozen:
-    """Read off a model whose phase is set (`rates.freeze`); an encoder without a frozen parameter at its beginning is left out.
+def _learns_now(parameter: nn.Parameter) -> bool:
+    return parameter.requires_grad
+
+
+def frozen(model: Fused, learns: Callable[[nn.Parameter], bool] = _learns_now) -> Frozen:
+    """Read off a model whose phase is set (`rates.freeze`), or for any other phase by what `learns` in it; an encoder without a frozen
+    parameter at its beginning is left out.
 
     Where streams are dropped at random no output of the fusion is a function of the clip alone, so there it never counts as frozen.
     """
-    stages = {name: leading(encoder.stages) for name, encoder in model.encoders.items()}
+    stages = {name: leading(encoder.stages, learns) for name, encoder in model.encoders.items()}
     whole = all(count == len(model.encoders[name].stages) for name, count in stages.items())
-    fusion = [parameter.requires_grad for part in (model.mix, model.merge) for parameter in part.parameters()]
+    fusion = [learns(parameter) for part in (model.mix, model.merge) for parameter in part.parameters()]
     return Frozen(
         {name: count for name, count in stages.items() if _has_parameters(model.encoders[name].stages[:count])},
         whole and bool(fusion) and not any(fusion) and not model.drop_stream,
     )
 
 
-def leading(stages: Iterable[nn.Module]) -> int:
+def leading(stages: Iterable[nn.Module], learns: Callable[[nn.Parameter], bool] = _learns_now) -> int:
     """How many stages come before the first in which something learns; all of them where nothing does."""
     count = 0
     for stage in stages:
-        if any(parameter.requires_grad for parameter in stage.parameters()):
+        if any(learns(parameter) for parameter in stage.parameters()):
             return count
         count += 1
     return count
