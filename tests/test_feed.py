@@ -321,7 +321,7 @@ def test_one_pass_serves_the_phase_that_freezes_less_too(place: Path, demo_clips
 
 def test_a_cut_run_from_an_earlier_one_is_the_same(place: Path, demo_clips: Path):
     bench = Bench(tiny(place, demo_clips))
-    below = {cut.streams: cut for cut in bench.cuts()}
+    below = {cut.streams: cut for cut in bench.cuts() if "stages" in cut.what}
     bench.freeze({"encoders": None, "*": 1.0})
     plain = {cut.streams[0]: bench.activations().stored(cut, bench.clips) for cut in bench.cuts()}
     rows = torch.arange(len(bench.clips))
