@@ -321,13 +321,13 @@ def test_one_pass_serves_the_phase_that_freezes_less_too(place: Path, demo_clips
 
 def test_a_cut_run_from_an_earlier_one_is_the_same(place: Path, demo_clips: Path):
     bench = Bench(tiny(place, demo_clips))
-    below = {cut.streams: cut for cut in bench.cuts() if "stages" in cut.what}
     bench.freeze({"encoders": None, "*": 1.0})
     plain = {cut.streams[0]: bench.activations().stored(cut, bench.clips) for cut in bench.cuts()}
     rows = torch.arange(len(bench.clips))
     expected = {name: tensor for stored in plain.values() if stored for name, tensor in stored.states(rows, ()).items()}
     shutil.rmtree(bench.desk.reader.store.root)
     again = Bench(tiny(place, demo_clips))
+    below = {cut.streams: cut for cut in again.cuts() if "stages" in cut.what}
     again.freeze({"encoders": None, "*": 1.0})
     made = [again.activations().stored(cut, again.clips, below=below.get(cut.streams)) for cut in again.cuts()]
     found = {name: tensor for stored in made if stored for name, tensor in stored.states(rows, ()).items()}
