@@ -9,10 +9,9 @@ import pytest
 from crossfade.clip import Unreadable
 from crossfade.evaluation import figures
 from crossfade.evaluation.figures import Whisker
-from crossfade.evaluation.intervals import compare
 from crossfade.evaluation.metrics import summary
 from crossfade.evaluation.predictions import Predictions
-from crossfade.evaluation.report import Example, ReportContent, render_report, write_comparison, write_report
+from crossfade.evaluation.report import Example, ReportContent, render_report, write_report
 
 CLASSES = ["平静", "快乐", "<script>alert(1)</script>", "sad"]
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -257,18 +256,121 @@ def test_an_interval_chart_draws_the_interval_where_there_is_one():
     assert "&lt;a&gt;" in chart
 
 
-def test_a_comparison_names_runs_weights_and_verdicts(tmp_path):
-    runs = {"gated <g>": table(strength=3.0), "audio": table(strength=1.0, seed=1), "再 audio": table(strength=1.0, seed=1)}
-    path = write_comparison(tmp_path / "c.html", compare(runs, "accuracy"), parameters={"audio": 155_752}, warnings=["mind"], command="go")
-    text = Page(path.read_text("utf-8")).text
-    assert text.index("mind") < text.index("Crossfade comparison")
-    for shown in ("gated <g> is better", "no difference the data can show", "155,752", "再 audio", "120 clips of 6 groups", "go"):
-        assert shown in text, shown
+def png(side):
+    """The beginning of a PNG file, which is what says its size."""
+    return b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + b"IHDR" + side.to_bytes(4, "big") * 2 + bytes(20)
 
 
-def test_a_comparison_without_intervals_or_pairs(tmp_path):
-    one_group = compare({"a": table(groups=1), "b": table(groups=1, seed=1)}, "nll")
-    text = Page(write_comparison(tmp_path / "c.html", one_group).read_text("utf-8")).text
-    assert "no difference the data can show" in text and "Lower is better" in text and "120 clips of 1 group that" in text
-    alone = Page(write_comparison(tmp_path / "d.html", compare({"a": table()})).read_text("utf-8")).text
-    assert "Differences" not in alone
+def tiles(html):
+    """(right, whether it is said so, what was said, what is true, clip) of every picture at random."""
+    found = re.findall(r'<figure class="tile (good|bad)" title="([^"]*)">.*?<b>(.) (.*?)</b><br>true (.*?)</figcaption>', html)
+    return [(kind, mark, said, true, clip) for kind, clip, mark, said, true in found]
+
+
+def test_pictures_at_random_say_what_is_true_and_what_was_said():
+    test = table(classes=["平静", "快乐", "sad"])
+    html = render_report(ReportContent("x", test, examples=lambda clip: [Example("image", png(28))], seed=5))
+    shown = tiles(html)
+    assert len(shown) == len({clip for *_, clip in shown}) == 40
+    rows = {clip: row for row, clip in enumerate(test.clip)}
+    for kind, mark, said, true, clip in shown:
+        row = rows[clip]
+        assert (said, true) == (test.classes[test.predicted[row]], test.classes[test.true[row]])
+        assert (kind, mark) == (("good", "✓") if said == true else ("bad", "✗"))
+    assert {kind for kind, *_ in shown} == {"good", "bad"}
+    assert html.count('class="still pixels"') == 48  # the worst mistakes too
+    Page(html)
+
+
+def test_the_run_s_seed_draws_the_pictures():
+    def clips(seed):
+        return [
+            row[-1] for row in tiles(render_report(ReportContent("x", test, examples=lambda clip: [Example("image", png(28))], seed=seed)))
+        ]
+
+    test = table()
+    assert clips(1) == clips(1) != clips(2)
+    assert clips(1) != test.clip[:40] and clips(1) != sorted(clips(1))
+
+
+@pytest.mark.parametrize(
+    "examples",
+    [
+        None,
+        lambda clip: [],
+        lambda clip: [Example("audio", b"RIFF")],
+        lambda clip: [Example("frames", [b"\xff\xd8"] * 2)],
+        lambda clip: [Example("audio", b"RIFF"), Example("image", b"\xff\xd8")],
+    ],
+)
+def test_only_clips_that_are_pictures_are_shown_at_random(examples):
+    assert "Pictures at random" not in render_report(ReportContent("x", table(), examples=examples))
+
+
+def test_a_still_is_enlarged_with_its_pixels_where_it_is_small():
+    def still(example):
+        return render_report(ReportContent("x", table(), examples=lambda clip: [example]))
+
+    assert 'class="still pixels"><img alt="" src="data:image/png;' in still(Example("image", png(96)))
+    assert 'class="still"><img alt="" src="data:image/png;' in still(Example("image", png(97)))
+    assert 'class="still"><img alt="" src="data:image/jpeg;' in still(Example("image", b"\xff\xd8"))
+    assert 'class="still"><img alt="" src="data:image/jpeg;' in still(Example("frames", [b"\xff\xd8"]))
+
+
+def test_pictures_that_do_not_fit_or_cannot_be_read_are_said(tmp_path):
+    path = write_report(tmp_path / "r.html", ReportContent("x", table(), examples=lambda clip: [Example("image", bytes(60_000))]))
+    assert path.stat().st_size < 3_000_000
+    assert 8 < len(re.findall('class="still"', path.read_text("utf-8"))) < 48
+    assert "more would make this file too large" in path.read_text("utf-8")
+
+    def half(clip):
+        if int(clip.split("片")[1]) % 2:
+            raise Unreadable("gone.png", "no such file")
+        return [Example("image", png(8))]
+
+    html = render_report(ReportContent("x", table(), examples=half))
+    assert len(tiles(html)) == 40 and "gone.png: no such file" in html
+
+
+def test_many_classes_are_a_map_and_a_list():
+    test = table(count=2000, classes=[f"class {i}" for i in range(100)], groups=2000)
+    found = summary(test, resamples=20)
+    html = render_report(ReportContent("x", test, metrics={"test": found}))
+    assert 'class="area"' in html and 'class="heat' not in html and len(html) < 150_000
+    counts = np.array(found["confusion"])
+    squares = sum(path.count("M") for path in re.findall(r'<path class="(?:right|wrong)" d="([^"]*)"', html))
+    assert squares == (counts > 0).sum()
+    wrong = np.where(np.eye(100, dtype=bool), 0, counts)
+    true, said = np.unravel_index(wrong.argmax(), wrong.shape)
+    assert f'<th scope="row">class {true}</th><td>class {said}</td><td class="n">{wrong.max()}</td>' in html
+    assert html.count('class="tag"') == 100 and "60 more, all better than these" in html
+    shares = [int(share) for share in re.findall(r'class="tag">.*?</span>(\d+)%', html)]
+    assert shares == sorted(shares)
+    few = render_report(ReportContent("x", table(count=300, classes=[f"class {i}" for i in range(10)])))
+    assert 'class="area"' not in few and "<details>" not in few
+
+
+def test_clips_that_are_their_own_groups_are_not_called_groups():
+    text = Page(render_report(ReportContent("x", table(groups=120)))).text
+    assert "Judged on 120 clips" in text and "120 groups" not in text and "With other clips" in text
+
+
+def test_many_clips_carry_one_digit_more():
+    test = table(count=5000, groups=5000, strength=6)
+    found = summary(test, resamples=20)
+    text = Page(render_report(ReportContent("x", test, metrics={"test": found}))).text
+    assert f"Accuracy {found['accuracy']:.2%} 95 % interval" in text and f"about {100 * found['accuracy']:.1f} correctly" in text
+
+
+def test_curves_of_both_phases_show_train_and_val():
+    history = [{**row, "train": {"loss": 1.0, "accuracy": 0.2}} for row in HISTORY]
+    (_, loss), (_, scores) = figures.learning_curves(history)
+    assert loss.count('class="curve"') == 2 and scores.count('class="curve"') == 3
+    assert all(name in scores for name in ("train accuracy", "val accuracy", "val macro-F1"))
+    assert scores.count('class="border"') == 1
+
+
+def test_the_parameters_say_what_a_clip_costs_and_how_many_are_zero():
+    text = Page(render_report(full(sparsity=0.9, multiply_adds=6_123_456))).text
+    assert "zero weights (sparsity) 90%" in text and "multiply-adds a clip 6.12 M" in text
+    assert "sparsity" not in Page(render_report(full())).text

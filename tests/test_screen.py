@@ -11,6 +11,7 @@ from rich.console import Console
 from torch import nn
 
 from crossfade import screen
+from crossfade.evaluation.costs import Cost
 from crossfade.evaluation.intervals import Comparison, Score, Table
 from crossfade.screen import Terminal, print_comparison, print_metrics, print_rows
 
@@ -107,8 +108,48 @@ def test_a_comparison_says_its_verdict_and_its_notes(capsys):
     pair = Comparison("macro_f1", "gated", "[b]audio", 0.7, 0.5, 0.2, 0.1, 0.3, 48, 6, "gated is better")
     print_comparison(Table("macro_f1", [Score("gated", 0.7, 0.6, 0.8), Score("[b]audio", 0.5, None, None)], [pair], 48, 6, ["rough"]))
     out = capsys.readouterr().out
-    assert "48 clips of 6 groups" in out and "[b]audio  0.500     none" in out and out.endswith("rough\n")
+    assert "48 clips of 6 groups" in out and "\n[b]audio     0.500            none\n" in out and out.endswith("rough\n")
     assert "gated - [b]audio: +0.200 [+0.100, +0.300]: gated is better" in out
+
+
+def compared(count: int, clips: int = 48) -> Table:
+    """So many runs, best first, and all their pairs, with costs."""
+    names = [f"backbone_number_{i}" for i in range(count)]
+    scores = [Score(name, 0.9876 - i / 100, 0.9, 0.99) for i, name in enumerate(names)]
+    pairs = [
+        Comparison("accuracy", a.name, b.name, a.value, b.value, a.value - b.value, 0.001, 0.1, clips, clips, f"{a.name} is better")
+        for i, a in enumerate(scores)
+        for b in scores[i + 1 :]
+    ]
+    costs = {name: Cost(2_236_682, 6_300_000, 9_060_000, 0.5, 0.0042) for name in names[1:]}
+    return Table("accuracy", scores, pairs, clips, clips, costs=costs)
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_costs_stand_beside_the_scores_or_below_them(monkeypatch, capsys, columns: int):
+    monkeypatch.setattr(screen, "_width", lambda: columns)
+    print_comparison(compared(3))
+    lines = capsys.readouterr().out.splitlines()
+    tables = [line for line in lines if line.startswith("backbone_number_1 ") and " - " not in line]
+    assert len(tables) == (2 if columns == 80 else 1) and max(map(len, lines[: 1 + 4 * len(tables)])) <= columns
+    assert tables[-1].split("  ")[-1].strip() == "4.2 ms"
+    for shown in ("0.978", "[0.900, 0.990]", "2.24 M", "6.3 M", "9.06 MB", "50%"):
+        assert shown in " ".join(tables), shown
+
+
+def test_of_many_pairs_those_with_the_best_are_printed(capsys):
+    print_comparison(compared(6))
+    said = capsys.readouterr().out
+    assert said.count(" - ") == 5 == said.count("backbone_number_0 - ")
+    assert "10 pairs without backbone_number_0: --json and --report have them" in said
+    print_comparison(compared(4))
+    assert capsys.readouterr().out.count(" - ") == 6
+
+
+def test_many_clips_carry_one_digit_more(capsys):
+    print_comparison(compared(2, 10_000))
+    said = capsys.readouterr().out
+    assert "0.9876" in said and "[0.9000, 0.9900]" in said and "+0.0100 [+0.0010, +0.1000]" in said
 
 
 def test_rows_are_columns_and_options_are_as_in_a_recipe(capsys):

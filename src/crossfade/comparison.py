@@ -1,31 +1,49 @@
-"""Several finished runs against each other, on the clips that all of them saw."""
+"""Several finished runs against each other, on the clips that all of them saw: what they score and what they cost."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time as clock
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 from crossfade.clip import UserError
 from crossfade.deploy import bundle as bundles
+from crossfade.evaluation.comparison_page import write_comparison
+from crossfade.evaluation.costs import Cost
 from crossfade.evaluation.intervals import Table
 from crossfade.evaluation.intervals import compare as compare_tables
 from crossfade.evaluation.predictions import Predictions
-from crossfade.evaluation.report import write_comparison
+
+if TYPE_CHECKING:
+    from crossfade.run import Opened
+
+WARM_UP, ROUNDS = 3, 30  # clips each; the median is of the rounds
+ENOUGH = 20.0  # seconds after which no further round begins
 
 
-def compare(folders: Sequence[Path], *, metric: str = "macro_f1", split: str = "test", report: Path | None = None) -> Table:
-    """Several runs on the clips that all of them saw: each one's metric, and every pair's difference with its interval."""
+def compare(
+    folders: Sequence[Path], *, metric: str = "macro_f1", split: str = "test", report: Path | None = None, time: bool = False
+) -> Table:
+    """Several runs on the clips that all of them saw: each one's metric and costs, and every pair's difference with its interval.
+
+    `time`: also measure how long each model takes over one clip on this machine.
+    """
     if len({folder.resolve() for folder in folders}) < max(len(folders), 2):
         raise UserError("compare: give two different runs or more")
     names = _names(folders)
-    tables = {name: _predictions(folder).where(split=split).known() for name, folder in zip(names, folders, strict=True)}
+    places = dict(zip(names, folders, strict=True))
+    tables = {name: _predictions(folder).where(split=split).known() for name, folder in places.items()}
     for name, table in tables.items():
         if not len(table):
             raise UserError(f"{name}: has no labelled prediction in split {split!r}")
     table = compare_tables(tables, metric)
+    table = replace(table, costs={name: _cost(folder) for name, folder in places.items()})
+    table = _timed(table, places) if time else table
     if report:
-        write_comparison(report, table, parameters=_sizes(names, folders), warnings=_warnings(folders))
+        write_comparison(report, table, warnings=_warnings(folders))
     return table
 
 
@@ -47,10 +65,67 @@ def _notes(folder: Path) -> dict[str, Any]:
     return bundles.read_json(path) if path.is_file() else {}
 
 
-def _sizes(names: Sequence[str], folders: Sequence[Path]) -> dict[str, int]:
-    found = {name: dict(_notes(folder).get("parameters", [])).get("total") for name, folder in zip(names, folders, strict=True)}
-    return {name: size for name, size in found.items() if size}
+def _cost(folder: Path) -> Cost:
+    """What the run noted of itself, and the size of its weights' file."""
+    notes, weights = _notes(folder), folder / bundles.WEIGHTS
+    return Cost(
+        parameters=dict(notes.get("parameters", [])).get("total"),
+        multiply_adds=notes.get("multiply_adds"),
+        bytes=weights.stat().st_size if weights.is_file() else None,
+        sparsity=notes.get("sparsity"),
+    )
 
 
 def _warnings(folders: Sequence[Path]) -> list[str]:
     return list(dict.fromkeys(warning for folder in folders for warning in _notes(folder).get("warnings", [])))
+
+
+def _timed(table: Table, places: Mapping[str, Path]) -> Table:
+    """The table with the seconds a clip of every run, and a note of how they were measured."""
+    import torch
+
+    from crossfade.run import open_run
+
+    opened = {name: open_run(folder, alone=True) for name, folder in places.items()}
+    with torch.inference_mode():
+        seconds, rounds = measure({name: _one_clip(one) for name, one in opened.items()})
+    device = next(iter(opened.values())).desk.device
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"the processor with {_threads(torch.get_num_threads())}"
+    note = f"Time: the model alone, one clip at a time, on {where}; median of {rounds} rounds in which the runs took turns."
+    costs = {name: replace(cost, seconds=seconds[name]) for name, cost in table.costs.items()}
+    return replace(table, costs=costs, notes=[*table.notes, note])
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
+
+
+def measure(calls: Mapping[str, Callable[[], object]]) -> tuple[dict[str, float], int]:
+    """The median seconds of each call, taken in turn so that what slows the machine slows all alike; and of how many rounds."""
+    for call in calls.values():
+        for _ in range(WARM_UP):
+            call()
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    begun, rounds = clock.perf_counter(), 0
+    while rounds < ROUNDS and (rounds < WARM_UP or clock.perf_counter() - begun < ENOUGH):
+        for name, call in calls.items():
+            start = clock.perf_counter()
+            call()
+            taken[name].append(clock.perf_counter() - start)
+        rounds += 1
+    return {name: median(values) for name, values in taken.items()}, rounds
+
+
+def _one_clip(opened: Opened) -> Callable[[], object]:
+    """A call that runs the model over one clip with all its streams, and waits until it is done."""
+    import torch
+
+    device = opened.desk.device
+    clip = {name: tensor.to(device) for name, tensor in opened.desk.one_clip().items()}
+
+    def call() -> None:
+        opened.model(clip)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return call

@@ -15,6 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from torch import nn
 
+    from crossfade.evaluation.intervals import Score
     from crossfade.evaluation.intervals import Table as Comparisons
     from crossfade.training.loop import Phase
 
@@ -23,6 +24,7 @@ HEADLINES = {"macro_f1": "macro-F1", "accuracy": "accuracy", "balanced_accuracy"
 WIDE = 240  # columns, where output goes to a file
 ROOMY = 100  # columns from which every number has its interval beside it
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # names of files and classes may hold [ ] and :
+MANY_PAIRS = 6  # of runs compared; of more only those with the best run are printed
 NAMED = 5  # files that are named one by one before the rest is counted
 
 
@@ -168,16 +170,51 @@ def _with_interval(found: Mapping[str, Any], metric: str) -> str:
 
 def print_comparison(compared: Comparisons) -> None:
     """Scores, then paired differences with their verdicts, on standard output."""
-    scores = Table("run", HEADLINES.get(compared.metric, compared.metric), "95 % interval", box=None, pad_edge=False)
-    for score in compared.scores:
-        scores.add_row(score.name, f"{score.value:.3f}", f"[{score.low:.3f}, {score.high:.3f}]" if score.low is not None else "none")
+    from crossfade.evaluation.scores import MANY_CLIPS  # which imports numpy
+
+    digits = 4 if compared.n_clips >= MANY_CLIPS else 3
     print(f"{compared.n_clips} clips of {compared.n_groups} {'group' if compared.n_groups == 1 else 'groups'}")
-    _show(scores, _width())
-    for pair in compared.pairs:
-        interval = f" [{pair.low:+.3f}, {pair.high:+.3f}]" if pair.low is not None else ""
-        print(f"{pair.a} - {pair.b}: {pair.difference:+.3f}{interval}: {pair.verdict}")
+    for table in _score_tables(compared, digits, roomy=_width() >= ROOMY):
+        _show(table, _width())
+    shown = [pair for pair in compared.pairs if len(compared.pairs) <= MANY_PAIRS or pair.a == compared.scores[0].name]
+    for pair in shown:
+        interval = f" [{pair.low:+.{digits}f}, {pair.high:+.{digits}f}]" if pair.low is not None else ""
+        print(f"{pair.a} - {pair.b}: {pair.difference:+.{digits}f}{interval}: {pair.verdict}")
+    if len(shown) < len(compared.pairs):
+        print(f"{len(compared.pairs) - len(shown)} pairs without {compared.scores[0].name}: --json and --report have them")
     for note in compared.notes:
         print(note)
+
+
+def _score_tables(compared: Comparisons, digits: int, *, roomy: bool) -> list[Table]:
+    """Scores and costs side by side where there is room, else one under the other."""
+    from crossfade.evaluation.costs import KINDS, known, written
+
+    kinds = known(compared.costs)
+    measured = ("run", HEADLINES.get(compared.metric, compared.metric), "95 % interval")
+    costs = [KINDS[kind].label for kind in kinds]
+    found = {score.name: (f"{score.value:.{digits}f}", _ends(score, digits)) for score in compared.scores}
+    priced = {name: tuple(written(compared.costs.get(name), kind) for kind in kinds) for name in found}
+    if roomy or not kinds:
+        return [_columns((*measured, *costs), [(name, *found[name], *priced[name]) for name in found])]
+    return [
+        _columns(measured, [(name, *found[name]) for name in found]),
+        _columns(("run", *costs), [(name, *priced[name]) for name in found]),
+    ]
+
+
+def _columns(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """The first column folds where it must; all the others are numbers."""
+    table = Table(box=None, pad_edge=False)
+    for number, name in enumerate(names):
+        table.add_column(name, no_wrap=number > 0, overflow="fold", justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _ends(score: Score, digits: int) -> str:
+    return "none" if score.low is None or score.high is None else f"[{score.low:.{digits}f}, {score.high:.{digits}f}]"
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:

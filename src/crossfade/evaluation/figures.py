@@ -83,12 +83,16 @@ def plain(value: float) -> str:
 
 def learning_curves(history: Sequence[dict]) -> list[tuple[str, Markup]]:
     """Rows of metrics.jsonl -> (title, chart) of the loss and of the scores on val; a chart without any number is left out."""
-    loss = [Series("train", "thin", _values(history, "train", "loss")), Series("validation", "ear", _values(history, "val", "nll"))]
+    loss = [Series("train", "thin", _values(history, "train", "loss")), Series("val", "ear", _values(history, "val", "nll"))]
     scores = [
-        Series("macro-F1", "eye", _values(history, "val", "macro_f1")),
-        Series("accuracy", "thin", _values(history, "val", "accuracy")),
+        Series("train accuracy", "thin", _values(history, "train", "accuracy")),
+        Series("val accuracy", "ear", _values(history, "val", "accuracy")),
+        Series("val macro-F1", "eye", _values(history, "val", "macro_f1")),
     ]
-    drawn = [("Loss", _curves(history, loss, plain)), ("Scores on validation clips", _curves(history, scores, percent))]
+    drawn = [
+        ("Loss", _curves(history, loss, plain)),
+        ("Scores", _curves(history, scores, percent)),
+    ]
     return [(title, chart) for title, chart in drawn if chart]
 
 
@@ -105,16 +109,16 @@ def _curves(history: Sequence[dict], series: list[Series], form: Callable[[float
     room = max(max(numbers) - min(numbers), 0.02) * 0.08
     axes = Axes((0.5, len(history) + 0.5), (max(0.0, min(numbers) - room), max(numbers) + room))
     lines = [_line(axes, line) for line in series]
-    frame, rings = _frame(axes, _epochs(len(history)), "epoch", form), _best(axes, history, series)
-    parts = [frame, *_phases(axes, history), *lines, *rings, _legend(series, kept=bool(rings))]
-    return _svg(HEIGHT, *parts, label=", ".join(line.label for line in series) + " by epoch")
+    grid, rings = frame(axes, _epochs(len(history)), "epoch", form), _best(axes, history, series)
+    parts = [grid, *_phases(axes, history), *lines, *rings, _legend(series, kept=bool(rings))]
+    return svg(HEIGHT, *parts, label=", ".join(line.label for line in series) + " by epoch")
 
 
 def _epochs(count: int) -> list[float]:
     return [tick for tick in ticks(1, max(count, 2), 8) if tick == int(tick) and tick <= count] or [1]
 
 
-def _frame(axes: Axes, across: Sequence[float], name: str, form: Callable[[float], str], form_x: Callable[[float], str] = plain) -> Markup:
+def frame(axes: Axes, across: Sequence[float], name: str, form: Callable[[float], str], form_x: Callable[[float], str] = plain) -> Markup:
     """Horizontal grid lines with their numbers, and the numbers along the bottom with the axis' name."""
     floor = axes.height - BOTTOM
     grid = [tag("line", class_="grid", x1=LEFT, x2=WIDTH - RIGHT, y1=axes.up(y), y2=axes.up(y)) for y in ticks(*axes.y)]
@@ -164,7 +168,7 @@ def _legend(series: list[Series], *, kept: bool) -> Markup:
     for line in series:
         parts.append(tag("path", class_=f"curve {line.style}", d=f"M{x:.0f} 11 h16"))
         parts.append(tag("text", line.label, x=x + 21, y=15))
-        x += 36 + 7 * len(line.label)
+        x += 34 + 6.4 * len(line.label)
     ring = [tag("circle", class_="ring", cx=x + 6, cy=11, r=4.5), tag("text", "kept", x=x + 16, y=15)]
     return tag("g", *parts, *(ring if kept else []))
 
@@ -183,8 +187,8 @@ def reliability(bins: np.ndarray) -> Markup:
     (x1, y1), (x2, y2) = axes.at(0, 0), axes.at(1, 1)
     ideal = tag("line", class_="border", x1=x1, y1=y1, x2=x2, y2=y2)
     hint = tag("text", "share of clips that were right", x=LEFT, y=15)
-    frame = _frame(axes, [0, 0.2, 0.4, 0.6, 0.8, 1], "how sure the model said it was", percent, percent)
-    return _svg(axes.height, frame, *bars, ideal, *marks, hint, label="reliability diagram")
+    grid = frame(axes, [0, 0.2, 0.4, 0.6, 0.8, 1], "how sure the model said it was", percent, percent)
+    return svg(axes.height, grid, *bars, ideal, *marks, hint, label="reliability diagram")
 
 
 def _bar(axes: Axes, left: float, width: float, height: float, weight: float, clips: int) -> Markup:
@@ -214,7 +218,7 @@ def whiskers(rows: Sequence[Whisker], form: Callable[[float], str] = percent, *,
     under = [tag("text", form(x), x=axes.across(x), y=tall - BOTTOM + 16, text_anchor="middle") for x in across]
     name = tag("text", unit, class_="name", x=(LEFT + WIDTH - RIGHT) / 2, y=tall - 4, text_anchor="middle")
     middle = [tag("line", class_="border", x1=axes.across(0), x2=axes.across(0), y1=8, y2=tall - BOTTOM)] if zero else []
-    return _svg(tall, *grid, *middle, *under, name, *(_whisker(axes, row, 24 + 42 * i) for i, row in enumerate(rows)), label=unit)
+    return svg(tall, *grid, *middle, *under, name, *(_whisker(axes, row, 24 + 42 * i) for i, row in enumerate(rows)), label=unit)
 
 
 def _whisker(axes: Axes, row: Whisker, y: float) -> Markup:
@@ -225,5 +229,5 @@ def _whisker(axes: Axes, row: Whisker, y: float) -> Markup:
     return tag("g", tag("text", row.label, class_="label", x=LEFT - 40, y=y), *reach, dot, class_="ear")
 
 
-def _svg(height: float, *parts: Markup, label: str) -> Markup:
+def svg(height: float, *parts: Markup, label: str) -> Markup:
     return tag("svg", *parts, viewBox=f"0 0 {WIDTH} {height:g}", role="img", aria_label=label, class_="figure")

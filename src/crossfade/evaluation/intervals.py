@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
-from scipy.special import ndtr, stdtrit  # scipy.stats would take a second and a half to import
 
 from crossfade.clip import UserError
 from crossfade.evaluation import METRICS
+from crossfade.evaluation.costs import Cost
 from crossfade.evaluation.predictions import Predictions, once
 from crossfade.evaluation.scores import Metric, Tally, tally
 
@@ -50,7 +50,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Table:
-    """Several runs on the clips all of them saw: a score each, a comparison a pair."""
+    """Several runs on the clips all of them saw: a score each, a comparison a pair, and by name what each costs, where that is known."""
 
     metric: str
     scores: list[Score]
@@ -58,6 +58,7 @@ class Table:
     n_clips: int
     n_groups: int
     notes: list[str] = field(default_factory=list)
+    costs: dict[str, Cost] = field(default_factory=dict)
 
 
 def group_tally(predictions: Predictions) -> Tally:
@@ -88,6 +89,8 @@ def bounds(values: np.ndarray, groups: int) -> tuple[float, float]:
     A plain percentile interval is too narrow by sqrt((G-1)/G) and by the normal quantile in place of Student's, which matters at
     the 3 to 6 speakers of a usual test split. Source: Hesterberg 2014, arXiv 1411.5279, the expanded percentile interval.
     """
+    from scipy.special import ndtr, stdtrit  # here, as a tenth of a second; scipy.stats would take one and a half
+
     reach = np.sqrt(groups / (groups - 1)) * stdtrit(groups - 1, (1 - LEVEL) / 2)
     tail = float(ndtr(reach))  # 0.0171 for 24 groups, 0.0024 for 6, against 0.025 plain
     low, high = np.quantile(values, [tail, 1 - tail])
@@ -116,30 +119,48 @@ def paired(
     a: Predictions, b: Predictions, metric: str = "macro_f1", *, names: tuple[str, str] = ("A", "B"), seed: int = 0, resamples: int = 2000
 ) -> Comparison:
     """Compare two runs on the clips both saw, drawing each group for both at once. UserError when they judge different truths."""
-    chosen = _metric(metric)
-    a, b = shared({names[0]: a, names[1]: b})
-    tallies = group_tally(a), group_tally(b)
-    value_a, value_b = (float(chosen.from_tally(_total(t))) for t in tallies)
-    groups = len(tallies[0].loss)
-    low, high = _difference(chosen, tallies, seed=seed, resamples=resamples) if groups > 1 else (None, None)
-    above, below = names if chosen.higher_is_better else (names[1], names[0])
-    verdict = _verdict(low, high, above, below)
-    return Comparison(metric, *names, value_a, value_b, value_a - value_b, low, high, len(a), groups, verdict, note(groups))
+    return _pair(metric, *_judge({names[0]: a, names[1]: b}, metric, seed=seed, resamples=resamples))
 
 
 def compare(runs: Mapping[str, Predictions], metric: str = "macro_f1", *, seed: int = 0, resamples: int = 2000) -> Table:
     """Judge several runs on the clips all of them saw, best first, and every pair of them. UserError as `paired`."""
-    chosen = _metric(metric)
-    tables = dict(zip(runs, shared(runs), strict=True))
-    scores = [_score(name, table, metric, seed=seed, resamples=resamples) for name, table in tables.items()]
-    scores.sort(key=lambda score: score.value, reverse=chosen.higher_is_better)
-    pairs = [
-        paired(tables[a.name], tables[b.name], metric, names=(a.name, b.name), seed=seed, resamples=resamples)
-        for a, b in combinations(scores, 2)
-    ]
-    first = next(iter(tables.values()))
-    groups = len(set(first.group))
-    return Table(metric, scores, pairs, len(first), groups, [text for text in (note(groups), _many(len(pairs))) if text])
+    judged = _judge(runs, metric, seed=seed, resamples=resamples)
+    judged.sort(key=lambda one: one.value, reverse=METRICS[metric].higher_is_better)
+    scores = [Score(one.name, one.value, *_ends(one.drawn, one.groups)) for one in judged]
+    pairs = [_pair(metric, a, b) for a, b in combinations(judged, 2)]
+    clips, groups = judged[0].clips, judged[0].groups
+    return Table(metric, scores, pairs, clips, groups, [text for text in (note(groups), _many(len(pairs))) if text])
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """One run's metric on the shared clips, and on every draw of their groups (R,), which is the same draw for every run."""
+
+    name: str
+    value: float
+    drawn: np.ndarray | None  # None where there is one group only
+    clips: int
+    groups: int
+
+
+def _judge(runs: Mapping[str, Predictions], metric: str, *, seed: int, resamples: int) -> list[_Judged]:
+    chosen, tables = _metric(metric), shared(runs)
+    tallies = tuple(group_tally(table) for table in tables)
+    groups = len(tallies[0].loss)
+    drawn = [chosen.from_tally(t) for t in resample(tallies, seed=seed, resamples=resamples)] if groups > 1 else [None] * len(tallies)
+    values = [float(chosen.from_tally(_total(t))) for t in tallies]
+    return [_Judged(name, value, draws, len(tables[0]), groups) for name, value, draws in zip(runs, values, drawn, strict=True)]
+
+
+def _pair(metric: str, a: _Judged, b: _Judged) -> Comparison:
+    low, high = _ends(None if a.drawn is None or b.drawn is None else a.drawn - b.drawn, a.groups)
+    above, below = (a.name, b.name) if METRICS[metric].higher_is_better else (b.name, a.name)
+    verdict = _verdict(low, high, above, below)
+    return Comparison(metric, a.name, b.name, a.value, b.value, a.value - b.value, low, high, a.clips, a.groups, verdict, note(a.groups))
+
+
+def _ends(values: np.ndarray | None, groups: int) -> tuple[float | None, float | None]:
+    return (None, None) if values is None else bounds(values, groups)
 
 
 def shared(runs: Mapping[str, Predictions]) -> list[Predictions]:
@@ -171,17 +192,6 @@ def _same_truth(a: Predictions, b: Predictions, name_a: str, name_b: str) -> Non
             raise UserError(f"clip {clip!r} is {found}: both runs must be judged against the same labels")
         if group_a != group_b:
             raise UserError(f"clip {clip!r} is of group {group_a!r} in {name_a} and {group_b!r} in {name_b}: the groups must agree")
-
-
-def _score(name: str, table: Predictions, metric: str, *, seed: int, resamples: int) -> Score:
-    groups = group_tally(table)
-    low, high = intervals(groups, seed=seed, resamples=resamples)[metric] or (None, None)
-    return Score(name, float(METRICS[metric].from_tally(_total(groups))), low, high)
-
-
-def _difference(metric: Metric, tallies: tuple[Tally, Tally], *, seed: int, resamples: int) -> tuple[float, float]:
-    a, b = resample(tallies, seed=seed, resamples=resamples)
-    return bounds(metric.from_tally(a) - metric.from_tally(b), len(tallies[0].loss))
 
 
 def _verdict(low: float | None, high: float | None, above: str, below: str) -> str:

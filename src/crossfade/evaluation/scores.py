@@ -11,6 +11,7 @@ import numpy as np
 from crossfade.clip import UserError
 
 BINS = 15  # equal-width bins of the top class's probability: Guo et al. 2017, arXiv 1706.04599, section 2
+MANY_CLIPS = 5000  # from which 0.1 % is many clips, and a number is shown with one digit more
 FLOOR = np.finfo(np.float64).eps  # scikit-learn's log_loss floor: a probability of 0 costs 36.04 nats, not infinity
 
 
@@ -37,9 +38,10 @@ class Metric:
         """(N,), (N, C) -> float. Clips of unknown class (-1) are left out; UserError when none remains."""
         return float(self.from_tally(Tally(*(part[0] for part in tally(true, probability)))))
 
-    def show(self, value: float) -> str:
-        """The value as a reader wants it: 81.3% or 0.542."""
-        return f"{value:.1%}" if self.share else f"{value:.3f}"
+    def show(self, value: float, clips: int = 0) -> str:
+        """The value as a reader wants it: 81.3% or 0.542, and a digit more where so many clips carry it."""
+        more = clips >= MANY_CLIPS
+        return f"{value:.{1 + more}%}" if self.share else f"{value:.{3 + more}f}"
 
 
 def tally(true: np.ndarray, probability: np.ndarray, group: np.ndarray | None = None) -> Tally:

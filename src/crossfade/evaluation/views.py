@@ -8,12 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from crossfade.clip import seed_of
 from crossfade.evaluation import METRICS
 from crossfade.evaluation.figures import percent
 from crossfade.evaluation.predictions import Predictions
-from crossfade.evaluation.scores import tally
+from crossfade.evaluation.scores import MANY_CLIPS, tally
 
 MISTAKES = 8  # the most confident wrong clips a report shows
+DRAWN = 40  # clips at random: five rows of eight
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,8 @@ class GroupRow:
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """A clip that was named wrongly, with the probabilities of what was said and of what was true."""
+class Answer:
+    """What was said of a clip, with the probabilities of that and of what is true."""
 
     clip: str
     group: str
@@ -65,12 +67,16 @@ class Mistake:
     sure: float
     true_share: float
 
+    @property
+    def right(self) -> bool:
+        return self.said == self.true
+
 
 def headline(summary: dict, name: str) -> Headline:
     """A metric of a summary, ready to show."""
-    metric, pair = METRICS[name], summary["intervals"].get(name)
-    low, high = (metric.show(end) for end in pair) if pair else ("", "")
-    return Headline(metric.label, metric.show(summary[name]), low, high, float(summary[name]), tuple(pair) if pair else None)
+    metric, pair, clips = METRICS[name], summary["intervals"].get(name), summary["n_clips"]
+    low, high = (metric.show(end, clips) for end in pair) if pair else ("", "")
+    return Headline(metric.label, metric.show(summary[name], clips), low, high, float(summary[name]), tuple(pair) if pair else None)
 
 
 def class_rows(summary: dict) -> list[ClassRow]:
@@ -111,22 +117,24 @@ def _group_row(table: Predictions, name: str, rows: list[int]) -> GroupRow:
     return GroupRow(name, len(rows), int((true == said).sum()), mistake)
 
 
-def mistakes(table: Predictions, count: int = MISTAKES) -> list[Mistake]:
+def mistakes(table: Predictions, count: int = MISTAKES) -> list[Answer]:
     """The wrong clips the model was surest of, surest first."""
     wrong = np.flatnonzero(table.predicted != table.true)
     sure = table.probability.max(1)
-    order = wrong[np.argsort(-sure[wrong], kind="stable")][:count]
-    return [
-        Mistake(
-            table.clip[i],
-            table.group[i],
-            table.classes[table.true[i]],
-            table.classes[table.predicted[i]],
-            float(sure[i]),
-            float(table.probability[i, table.true[i]]),
-        )
-        for i in order
-    ]
+    return _answers(table, wrong[np.argsort(-sure[wrong], kind="stable")][:count])
+
+
+def drawn(table: Predictions, seed: int, count: int = DRAWN) -> list[Answer]:
+    """Clips at random, right or wrong; the same for the same seed and clips."""
+    generator = np.random.default_rng(seed_of(seed, "drawn for the report"))
+    return _answers(table, generator.permutation(len(table))[:count])
+
+
+def _answers(table: Predictions, rows: np.ndarray) -> list[Answer]:
+    chosen = table.select(rows)
+    names = ([chosen.classes[code] for code in codes] for codes in (chosen.true, chosen.predicted))
+    shares = chosen.probability.max(1).tolist(), chosen.probability[np.arange(len(chosen)), chosen.true].tolist()
+    return [Answer(*row) for row in zip(chosen.clip, chosen.group, *names, *shares, strict=True)]
 
 
 def bins(table: Predictions) -> np.ndarray:
@@ -137,24 +145,26 @@ def bins(table: Predictions) -> np.ndarray:
 def reading(summary: dict, groups: str) -> list[str]:
     """What the numbers mean, in sentences a person can repeat. `groups`: the plural word for whose clips these are."""
     counts, names = np.array(summary["confusion"]), summary["classes"]
-    often = int(counts.sum(1).argmax())
+    often, digits = int(counts.sum(1).argmax()), int(summary["n_clips"] >= MANY_CLIPS)
     said = [
-        f"Of 100 such clips the model names about {100 * summary['accuracy']:.0f} correctly; "
+        f"Of 100 such clips the model names about {100 * summary['accuracy']:.{digits}f} correctly; "
         f"answering “{names[often]}” every time would get {100 * counts[often].sum() / counts.sum():.0f}."
     ]
     pair = summary["intervals"]["accuracy"]
     if pair:
-        said.append(f"With other {groups} of the same kind, expect between {100 * pair[0]:.0f} and {100 * pair[1]:.0f} of 100.")
-    return said + _hardest(class_rows(summary))
+        said.append(
+            f"With other {groups} of the same kind, expect between {100 * pair[0]:.{digits}f} and {100 * pair[1]:.{digits}f} of 100."
+        )
+    return said + _hardest(class_rows(summary), digits)
 
 
-def _hardest(rows: Iterable[ClassRow]) -> list[str]:
+def _hardest(rows: Iterable[ClassRow], digits: int) -> list[str]:
     judged = [row for row in rows if row.support]
     worst = min(judged, key=lambda row: row.f1)
     if not worst.taken_for:
         return []
     taken = worst.taken_for.rsplit(" (", 1)[0]
-    return [f"The hardest class is “{worst.name}” (F1 {worst.f1:.0%}), most often taken for “{taken}”."]
+    return [f"The hardest class is “{worst.name}” (F1 {worst.f1:.{digits}%}), most often taken for “{taken}”."]
 
 
 def calibration(table: Predictions, error: float) -> str:
