@@ -215,3 +215,24 @@ def test_stored_arrays_are_not_written_into(samples):
     list(make(replace(samples, degrade={"audio": [NOISE]})).shuffled(3))
     assert len(before) == 48 and before == {path: path.read_bytes() for path in samples.reader.store.root.rglob("*.npy")}
     assert not samples.reader.read(samples.clips[0], "audio").flags.writeable
+
+
+def test_a_teacher_sees_each_stream_in_its_own_view(samples):
+    def first(**changes) -> dict[str, torch.Tensor]:
+        return next(batch for batch in make(replace(samples, **changes)).shuffled(3) if "audio" in batch)
+
+    clean, batch = first(view={}), first(view={"audio": [NOISE]}, teacher={})
+    own = [name for name in clean if name.split(".")[0] in ("audio", "video")]
+    assert set(batch) - set(clean) == {name.replace("audio", "audio@teacher").replace("video", "video@teacher") for name in own}
+    assert torch.equal(batch["audio@teacher"], clean["audio"]) and torch.equal(batch["audio@teacher.mask"], clean["audio.mask"])
+    assert not torch.equal(batch["audio"], clean["audio"])
+    both = first(view={"audio": [NOISE]}, teacher={"audio": [NOISE]})
+    assert torch.equal(both["audio"], batch["audio"]) and not torch.equal(both["audio"], both["audio@teacher"]), "another draw"
+
+
+def test_an_order_of_its_own(samples):
+    alike = [row for row, clip in enumerate(samples.clips) if samples.streams[clip.id] == samples.streams[samples.clips[0].id]]
+    wanted = [[alike[0], alike[0], alike[2]], [alike[1]]]
+    made = make(samples, order=lambda generator: [torch.tensor(rows) for rows in wanted])
+    assert sorted(sorted(rows.tolist()) for rows in made.shuffled(3).plan) == sorted(sorted(rows) for rows in wanted)
+    assert sum(len(rows) for rows in made.in_order().plan) == len(samples), "judging sees every clip once"

@@ -114,6 +114,12 @@ def test_by_column():
         split(actors(), by="column")
 
 
+def test_auto_is_what_the_corpus_says_and_groups_where_it_says_nothing():
+    said = [clip(i, f"g{i}", side=("train", "train", "val", "test")[i % 4]) for i in range(40)]
+    assert split(said, by="auto") == split(said, by="column") and len(split(said, by="auto").test) == 10
+    assert split(actors(), by="auto", seed=3) == split(actors(), by="group", seed=3)
+
+
 def test_published_folds_of_ravdess():
     rounds = [split(actors(), folds="ravdess", fold=i, target="y") for i in range(5)]
     assert [sorted(groups(made, "test"))[0] for made in rounds] == ["02", "03", "10", "08", "01"]

@@ -6,7 +6,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from crossfade.data.stored import Draws, Stored
 if TYPE_CHECKING:
     from crossfade.clip import Named
 
+TEACHER = "@teacher"  # ends the name of a stream as the teacher sees it
 View = Mapping[str, Sequence[Augmentation]]  # stream -> augmentations, in order
 
 
@@ -65,7 +66,8 @@ class _Fixed:
 class Samples(Dataset):
     """Draw -> (row, {stream: (tensor, mask)}). `view` augments anew at each draw; `degrade` is a test condition, fixed for a clip.
 
-    `draws` names streams of which the view has a fixed number of draws, `without` those that come from elsewhere.
+    `draws` names streams of which the view has a fixed number of draws, `without` those that come from elsewhere. Where there is a view
+    for a `teacher`, each stream comes a second time, as the teacher sees it, under `<stream>@teacher`.
     """
 
     clips: list[Clip]
@@ -75,10 +77,16 @@ class Samples(Dataset):
     degrade: View = field(default_factory=dict)
     draws: Mapping[str, Draws] = field(default_factory=dict)
     without: frozenset[str] = frozenset()
+    teacher: View | None = None
 
     def __getitem__(self, draw: Draw):  # type: ignore[override]
-        clip = self.clips[draw.row]
-        return draw.row, {name: self._finished(clip, name, draw) for name in self.streams[clip.id] if name not in self.without}
+        clip, names = self.clips[draw.row], self.streams[self.clips[draw.row].id]
+        made = {name: self._finished(clip, name, self.view, self._seed(clip, name, draw)) for name in names if name not in self.without}
+        if self.teacher is not None:
+            for name in (f"{stream}{TEACHER}" for stream in names):
+                if name not in self.without:
+                    made[name] = self._finished(clip, name.removesuffix(TEACHER), self.teacher, seed_of(*draw.tag, draw.row, name))
+        return draw.row, made
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -86,13 +94,15 @@ class Samples(Dataset):
     @cached_property
     def fresh(self) -> bool:
         """Whether any clip has a stream that is made here."""
-        return any(set(names) - self.without for names in {self.streams[clip.id] for clip in self.clips})
+        sets = {self.streams[clip.id] for clip in self.clips}
+        taught = {f"{name}{TEACHER}" for names in sets for name in names} if self.teacher is not None else set()
+        return bool(taught - self.without) or any(set(names) - self.without for names in sets)
 
-    def _finished(self, clip: Clip, name: str, draw: Draw) -> tuple[torch.Tensor, torch.Tensor]:
+    def _finished(self, clip: Clip, name: str, view: View, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         fixed = torch.Generator().manual_seed(seed_of(clip.id, name))
         spoiled = [_Fixed(augmentation, fixed) for augmentation in self.degrade.get(name, ())]
-        free = torch.Generator().manual_seed(self._seed(clip, name, draw))
-        return self.reader.streams[name].finish(self.reader.read(clip, name), [*spoiled, *self.view.get(name, ())], free)
+        free = torch.Generator().manual_seed(seed)
+        return self.reader.streams[name].finish(self.reader.read(clip, name), [*spoiled, *view.get(name, ())], free)
 
     def _seed(self, clip: Clip, name: str, draw: Draw) -> int:
         draws = self.draws.get(name)
@@ -114,6 +124,7 @@ class Loader:
     rank: int = 0
     world: int = 1
     stored: Sequence[Stored] = ()
+    order: Callable[[torch.Generator], list[torch.Tensor]] | None = None  # the rows of an epoch's batches; None = every clip once
     _turn: _Turn = field(default_factory=lambda: _Turn(), repr=False)
     _live: Any = field(default=None, repr=False)
     _sets: Any = field(default=None, repr=False)
@@ -121,7 +132,10 @@ class Loader:
     def shuffled(self, *tag: object, start: int = 0, limit: int | None = None) -> Served:
         """The batches of one epoch from number `start` on, this process's share of them."""
         order = torch.Generator().manual_seed(seed_of(*tag))
-        batches = self._batches(torch.randperm(len(self.samples), generator=order))
+        if self.order is None:
+            batches = self._batches(torch.randperm(len(self.samples), generator=order))
+        else:
+            batches = [part for rows in self.order(order) for part in self._batches(rows)]
         shuffled = [batches[index] for index in torch.randperm(len(batches), generator=order).tolist()]
         return self._serve(self._share(shuffled)[:limit][start:], tag)
 

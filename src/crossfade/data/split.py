@@ -26,6 +26,7 @@ class Splits:
     val: list[Clip]
     test: list[Clip]
     warnings: list[str] = field(default_factory=list)
+    aside: list[Clip] = field(default_factory=list)  # judged too, under a name of their own: test clips of the domain trained on
 
     def counts(self, target: str) -> dict[str, dict[str, int]]:
         """split -> class -> number of clips, every class in each split; clips of unknown label are left out."""
@@ -37,7 +38,7 @@ class Splits:
 def split(
     clips: list[Clip],
     *,
-    by: Literal["group", "clip", "column"] = "group",
+    by: Literal["group", "clip", "column", "auto"] = "group",
     ratios: tuple[float, float, float] = (0.7, 0.15, 0.15),
     groups: dict[Literal["train", "val", "test"], list[str | int]] | None = None,
     target: str | None = None,
@@ -45,7 +46,8 @@ def split(
     fold: int | None = None,
     seed: int = 0,
 ) -> Splits:
-    """Three sides. `by` group keeps groups whole; clip does not, and warns; column takes what the corpus says.
+    """Three sides. `by` group keeps groups whole; clip does not, and warns; column takes what the corpus says; auto is column where
+    the corpus says anything, and group elsewhere.
 
     `groups` names groups of a split; the groups that none names are shared, by `ratios`, between the splits that name none.
     `folds` (a number, lists of groups, or ravdess for the published ones) and `fold`, 0 … k − 1, are one round of
@@ -59,6 +61,7 @@ def split(
         raise UserError(f"split: groups are named but by is {by!r}; say by: group, or name no groups")
     ways = {"group": lambda: _by_group(clips, shares, groups or {}, target, seed), "clip": lambda: _by_clip(clips, shares, target, seed)}
     ways["column"] = lambda: _by_column(clips, shares, target, seed)
+    ways["auto"] = ways["column" if any(clip.split for clip in clips) else "group"]
     sides, warnings = ways[by]()
     shared = _shared(sides, may_share=by == "clip")
     return _splits(sides, shared + warnings, target)
