@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from test_packed import idx_bytes, write
 
 from crossfade.clip import Clip, Corpus
 from crossfade.data.check import Findings, check
 from crossfade.data.demo import FACES, VOICES, _write_video, draw_actor, draw_face, speak, write_demo
 from crossfade.data.files import manifest, tree
+from crossfade.data.images import idx
 from crossfade.data.ravdess import ravdess
 
 SHARED = Path(os.environ.get("CROSSFADE_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -126,6 +128,64 @@ def test_pictures(tmp_path):
     findings = check(tree(root=tmp_path))
     assert {problem.kind for problem in findings.problems} == {"near duplicate", "label conflict"}
     assert set(findings.problems[0].where) == {"a/0", "b/copy"} and findings.extents["all"]["clips"].clips == 7
+
+
+def faces(count: int, size: int = 64) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.stack([draw_face(draw_actor(rng), FACES["calm"], 1, size, rng)[0] for _ in range(count)])
+
+
+def test_copies_across_given_splits_are_a_problem_within_one_a_note(tmp_path):
+    from PIL import Image
+
+    for number, (folder, face) in enumerate(zip(["train/a", "train/b", "val/a", "val/b", "test/a", "test/b"], faces(6), strict=True)):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.fromarray(face).save(tmp_path / folder / f"{number}.png")
+    whole = (tmp_path / "train/a/0.png").read_bytes()
+    (tmp_path / "train/a/same.png").write_bytes(whole)
+    findings = check(tree(root=tmp_path))
+    assert findings.problems == [] and [note.text for note in findings.notes if note.kind == "duplicate"] == [
+        "the same content 2 times in split train"
+    ]
+    assert {name: extent.clips for name, extent in findings.extents["split"].items()} == {"train": 3, "val": 2, "test": 2}
+    (tmp_path / "test/a/same.png").write_bytes(whole)
+    Image.open(tmp_path / "train/b/1.png").resize((96, 96)).save(tmp_path / "val/b/near.png")
+    problems = {problem.kind: problem for problem in check(tree(root=tmp_path)).problems}
+    assert set(problems) == {"duplicate", "near duplicate"}
+    assert problems["duplicate"].text == "the same content in 2 splits: test, train"
+    assert set(problems["near duplicate"].where) == {"train/b/1", "val/b/near"}
+
+
+def test_files_of_many_pictures(tmp_path):
+    grey = faces(8, 28).mean(-1).astype(np.uint8)
+    train, test = np.concatenate([grey[:6], grey[:1]]), np.stack([grey[6], grey[2]])
+    for name, pictures in (("train", train), ("t10k", test)):
+        write(tmp_path / f"{name}-images-idx3-ubyte", idx_bytes(pictures))
+        write(tmp_path / f"{name}-labels-idx1-ubyte", idx_bytes(np.arange(len(pictures), dtype=np.uint8) % 2))
+    ticks = []
+    findings = check(idx(root=tmp_path), targets=["label"], advance=lambda: ticks.append(1))
+    assert len(ticks) == 9 and "group" not in findings.extents
+    assert {(problem.kind, *problem.where) for problem in findings.problems} == {
+        ("duplicate", "train/00002", "test/00001"),
+        ("label conflict", "train/00002", "test/00001"),
+    }
+    assert [note.where for note in findings.notes if note.kind == "duplicate"] == [["train/00000", "train/00006"]]
+
+
+def test_pictures_of_odd_sizes_and_kinds_are_named(tmp_path):
+    from PIL import Image
+
+    shapes = {"a": (64, 64), "b": (80, 60), "c": (64, 70), "long": (300, 64), "tiny": (12, 12), "dot": (1, 1)}
+    for number, (name, size) in enumerate(shapes.items()):
+        (tmp_path / "xy"[number % 2]).mkdir(exist_ok=True)
+        Image.fromarray(faces(6)[number]).resize(size).save(tmp_path / "xy"[number % 2] / f"{name}.png")
+    Image.fromarray(faces(1)[0][::-1]).convert("CMYK").save(tmp_path / "x" / "print.jpg")
+    findings = check(tree(root=tmp_path))
+    assert [(Path(problem.where[0]).name, problem.kind) for problem in findings.problems] == [("dot.png", "unreadable")]
+    notes = {Path(note.where[0]).name: note for note in findings.notes if note.where}
+    assert notes["long.png"].text == "300 × 64 pixels: a square squeezes it, unless the stream's fit is crop or pad"
+    assert notes["tiny.png"].text == "12 × 12 pixels: the shorter side of the middle picture has 64"
+    assert "CMYK" in notes["print.jpg"].text and set(notes) == {"long.png", "tiny.png", "print.jpg"}
 
 
 def test_labels_that_something_else_contradicts(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import shutil
 import subprocess
@@ -46,7 +47,7 @@ def test_what_needs_nothing_heavy_imports_nothing_heavy(words: list[str]):
 def test_help_names_every_verb():
     said = crossfade("--help")
     assert said.code == 0
-    for verb in ("train", "evaluate", "predict", "compare", "check", "show", "demo", "store"):
+    for verb in ("train", "evaluate", "predict", "compare", "check", "show", "demo", "store", "find-rate"):
         assert verb in said.out
 
 
@@ -97,8 +98,17 @@ def test_compare(place: Path, tmp_path: Path):
     said = crossfade("compare", place / "a", place / "b", "--report", tmp_path / "new" / "page.html")
     assert said.code == 0 and "8 clips of 1 group\n" in said.out and "a - b" in said.out.replace("b - a", "a - b")
     assert (tmp_path / "new" / "page.html").read_text().startswith("<!doctype html>")
+    timed = json.loads(crossfade("compare", place / "a", place / "b", "--time", "--json").out)
+    assert all(cost["seconds"] > 0 for cost in timed["costs"].values())
     found = json.loads(crossfade("compare", place / "a", place / "b", "--metric", "accuracy", "--json").out)
     assert {score["name"] for score in found["scores"]} == {"a", "b"} and found["metric"] == "accuracy"
+
+
+def test_the_garbage_collector_works_while_a_verb_does(place: Path, demo_clips: Path, monkeypatch):
+    during, real = [], run.predict
+    monkeypatch.setattr(run, "predict", lambda *given, **more: [during.append(gc.isenabled()), *real(*given, **more)][1:])
+    assert crossfade("predict", place / "a", next(demo_clips.rglob("*.wav"))).code == 0
+    assert during == [True] and gc.isenabled() and gc.get_freeze_count() > 0
 
 
 def test_check_says_0_for_a_clean_corpus_and_1_for_one_that_would_mislead(demo_clips: Path, tmp_path: Path):
@@ -200,6 +210,13 @@ MISTAKES = {
     "out that is a run": (["train", "{tiny}", "--data", "{clips}", "--out", "{a}"], "--resume"),
     "out that is a file": (["train", "{tiny}", "--data", "{clips}", "--out", "{tiny}"], "exists already"),
     "pattern for nothing": (["train", "{tiny}", "--data", "{clips}", "--out", "{new}", "phases.all.rates={heats: 1, '*': 1}"], "'heads'"),
+    "over without a value": (["train", "{tiny}", "--over", "seed"], "--over seed: is written key=value,value"),
+    "over with a typo": (["train", "{tiny}", "--data", "{clips}", "--out", "{new}", "--over", "data.bacth=2,3"], "nearest is 'batch'"),
+    "over and resume": (["train", "--resume", "{a}", "--over", "seed=0,1"], "takes nothing else"),
+    "find-rate of an unknown phase": (
+        ["find-rate", "{tiny}", "--data", "{clips}", "--phase", "al"],
+        "--phase: found 'al', nearest is 'all'",
+    ),
     "evaluate no run": (["evaluate", "{clips}"], "has no recipe.yaml, so it is not a finished run"),
     "evaluate nothing": (["evaluate", "nowhere"], "no such run"),
     "evaluate an unknown split": (["evaluate", "{a}", "--split", "dev"], "one of train, val, test"),

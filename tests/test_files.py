@@ -116,6 +116,31 @@ def test_tree_of_domains(tmp_path):
     assert {clip.labels["label"] for clip in by_class.clips} == {"听诊", "phone"}
 
 
+def test_tree_of_splits(tmp_path):
+    corpus = leaves(tmp_path, "Training/cat/1.png", "training/dog/deep/2.jpg", "dev/dog/3.webp", "test/cat/4.bmp")
+    assert {clip.id: (clip.split, clip.labels["label"], clip.domain) for clip in corpus.clips} == {
+        "Training/cat/1": ("train", "cat", ""),
+        "training/dog/deep/2": ("train", "dog", ""),
+        "dev/dog/3": ("val", "dog", ""),
+        "test/cat/4": ("test", "cat", ""),
+    }
+    assert tree(root=tmp_path / "t", levels="split/class") == corpus
+    assert {clip.domain for clip in tree(root=tmp_path / "t", levels="domain/class").clips} == {"Training", "training", "dev", "test"}
+
+
+def test_classes_that_are_called_like_splits_are_classes(tmp_path):
+    assert {clip.labels["label"] for clip in leaves(tmp_path / "a", "train/1.png", "test/2.png").clips} == {"train", "test"}
+    mixed = leaves(tmp_path / "b", "train/x/1.png", "clinic/x/2.png")
+    assert {(clip.domain, clip.split) for clip in mixed.clips} == {("train", ""), ("clinic", "")}
+    with pytest.raises(UserError, match=r"levels is split/class, but .* holds a folder 'clinic'; expected train, val and test"):
+        tree(root=tmp_path / "b" / "t", levels="split/class")
+
+
+@pytest.mark.parametrize("ending", ["jpg", "JPEG", "jfif", "png", "gif", "tga", "pcx", "ico", "jp2", "avif", "qoi", "heic"])
+def test_endings_of_pictures(tmp_path, ending):
+    assert leaves(tmp_path, f"cat/a.{ending}").clips[0].media == {"image": tmp_path / "t" / "cat" / f"a.{ending}"}
+
+
 def test_tree_group_pattern(tmp_path):
     corpus = leaves(tmp_path, "x/ann_1.wav", "x/ann_2.wav", "y/bob_1.wav", group_pattern=r"^([a-z]+)_")
     assert [clip.group for clip in corpus.clips] == ["ann", "ann", "bob"]

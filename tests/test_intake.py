@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
+from test_packed import idx_bytes, write
 from tiny import bound_by_modes
 
 from crossfade.clip import Clip, Unreadable
 from crossfade.data.intake import Reader, count_by_streams, take_in
 from crossfade.data.ravdess import ravdess
-from crossfade.data.streams import frames, log_mel, waveform
+from crossfade.data.streams import frames, image, log_mel, waveform
 from crossfade.stock import listing
 from crossfade.store import Store
 
@@ -186,6 +189,63 @@ def test_a_request_to_stop_does_not_wait_for_the_rest(clips, reader):
     with pytest.raises(Stop):
         take_in(clips * 200, slow, advance=stop)
     assert Slow.taken < 1000
+
+
+def stills(store: Store) -> Reader:
+    return Reader({"image": image(size=6)}, store)
+
+
+def test_pictures_of_a_file_of_many_are_not_stored_each(store, tmp_path):
+    many = np.random.default_rng(0).integers(0, 256, (9, 6, 6), dtype=np.uint8)
+    path, steps = write(tmp_path / "many", idx_bytes(many)), []
+    clips = [Clip(str(number), {"image": path}, {}, str(number), item=number) for number in range(10)]
+    hurt = Clip("hurt", {"image": write(tmp_path / "hurt", idx_bytes(many)[:-1])}, {}, "h", item=0)
+    found = take_in([clips[0], hurt, *clips[1:], replace(hurt, id="more", item=1)], stills(store), advance=lambda: steps.append(1))
+    assert found.clips == clips[:9] and set(found.streams.values()) == {("image",)} and len(steps) == 12
+    assert [Path(path).name for path, _ in found.failed] == ["hurt", "many", "hurt"] and found.failed_files == 2
+    assert "so none of number 9" in found.failed[1][1] and "declares 9 × 6 × 6" in found.failed[0][1]
+    np.testing.assert_array_equal(stills(store).read(clips[4], "image"), np.broadcast_to(many[4], (1, 3, 6, 6)))
+    assert not list(store.root.rglob("*.npy"))
+    with pytest.raises(Unreadable, match="so none of number 9"):
+        stills(store).read(clips[9], "image")
+
+
+def test_what_is_kept_of_two_pictures_of_a_file_is_kept_apart(store, tmp_path):
+    path = write(tmp_path / "many", idx_bytes(np.zeros((2, 6, 6), np.uint8)))
+    clips = [Clip(str(number), {"image": path}, {}, "g", item=number) for number in range(2)]
+    answers = [stills(store).remember(clip, "image", "first?", lambda clip: clip.item == 0) for clip in clips]
+    again = [stills(store).remember(clip, "image", "first?", lambda clip: clip.item != 0) for clip in clips]
+    assert answers == again == [True, False]
+
+
+def test_seventy_thousand_are_taken_in_in_no_time(store, tmp_path):
+    path = write(tmp_path / "many", idx_bytes(np.zeros((70_000, 2, 2), np.uint8)))
+    media = {"image": path}
+    clips = [Clip(str(number), media, {}, str(number), item=number) for number in range(70_000)]
+    started = time.perf_counter()
+    assert len(take_in(clips, stills(store)).clips) == 70_000
+    assert time.perf_counter() - started < 3, "about 0.3 s"
+
+
+def test_a_folder_as_people_have_them(store, tmp_path):
+    """A corrupt picture, a CMYK JPEG, a picture of one pixel, an animation, a text called .png: named, and what can be is used."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    good = Image.fromarray(pixels)
+    for name in ("good.png", "corrupt.png"):
+        good.save(tmp_path / name)
+    (tmp_path / "corrupt.png").write_bytes((tmp_path / "good.png").read_bytes()[:200])
+    good.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    good.save(tmp_path / "moving.gif", save_all=True, append_images=[Image.new("RGB", (12, 12))])
+    (tmp_path / "text.png").write_text("not a picture\n")
+    clips = [Clip(path.name, {"image": path}, {}, path.name) for path in sorted(tmp_path.glob("*.*"))]
+    for _ in range(2):  # the second time from the store
+        found = take_in(clips, stills(store))
+        assert [clip.id for clip in found.clips] == ["cmyk.jpg", "good.png", "moving.gif"]
+        said = {Path(path).name: reason for path, reason in found.failed}
+        assert set(said) == {"cmyk.jpg", "corrupt.png", "dot.png", "moving.gif", "text.png"}
+        assert "1 × 1 pixels" in said["dot.png"] and "not an image" in said["text.png"] and "truncated" in said["corrupt.png"]
+        assert "the first is used" in said["moving.gif"] and "CMYK" in said["cmyk.jpg"]
 
 
 def test_counts_by_streams():

@@ -19,7 +19,7 @@ LADDER = [
     ISLANDS | {"recipes"},
     {"recipe"},
     {"build"},
-    {"judge", "shelf", "screen"},
+    {"judge", "shelf", "screen", "sketch"},
     {"activations"},
     {"feed"},
     {"work"},

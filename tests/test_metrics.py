@@ -10,7 +10,7 @@ from sklearn import metrics as sk
 
 from crossfade.clip import UserError
 from crossfade.evaluation import METRICS
-from crossfade.evaluation.metrics import confusion, per_class, summary
+from crossfade.evaluation.metrics import confusion, per_class, scores, summary
 from crossfade.evaluation.predictions import Predictions
 
 SKLEARN = {
@@ -18,7 +18,15 @@ SKLEARN = {
     "balanced_accuracy": lambda true, p: sk.balanced_accuracy_score(true, p.argmax(1)),
     "macro_f1": lambda true, p: sk.f1_score(true, p.argmax(1), average="macro"),
     "nll": lambda true, p: sk.log_loss(true, p, labels=range(p.shape[1])),
+    "auroc": lambda true, p: _auroc(true, p),
+    "average_precision": lambda true, p: np.mean([sk.average_precision_score(true == c, p[:, c]) for c in np.unique(true)]),
 }
+
+
+def _auroc(true, p):
+    """One against the rest, the mean over the classes; of a single class nothing can be told apart."""
+    present = np.unique(true)
+    return np.mean([sk.roc_auc_score(true == c, p[:, c]) for c in present]) if len(present) > 1 else 0.5
 
 
 def made(count=200, classes=6, seed=0, sharpness=0.5, only=None):
@@ -102,8 +110,9 @@ def test_summary_is_plain_json_and_agrees_with_its_parts():
     true[:3] = -1
     found = summary(predictions(true, probability), seed=1, resamples=300)
     assert json.loads(json.dumps(found)) == found
+    assert list(scores(predictions(true, probability))) == list(METRICS)
     for name, metric in METRICS.items():
-        assert found[name] == metric(true, probability)
+        assert found[name] == metric(true, probability) == scores(predictions(true, probability))[name]
         low, high = found["intervals"][name]
         assert low < high
     assert found["intervals"]["accuracy"][0] < found["accuracy"] < found["intervals"]["accuracy"][1]
@@ -116,6 +125,27 @@ def test_summary_repeats_with_its_seed_and_only_then():
     table = predictions(*made())
     assert summary(table, seed=1, resamples=200) == summary(table, seed=1, resamples=200)
     assert summary(table, seed=1, resamples=200)["intervals"] != summary(table, seed=2, resamples=200)["intervals"]
+
+
+def test_accuracy_by_shots_is_the_mean_recall_of_the_classes_with_so_many_training_clips():
+    true, probability = made(400)
+    table = predictions(true, probability)
+    recalls = np.array([(probability.argmax(1) == true)[true == code].mean() for code in range(6)])
+    counts = {"k0": 500, "k1": 101, "k2": 100, "k3": 20, "k4": 19}  # none of k5
+    found = summary(table, train_counts=counts, resamples=10)["shots"]
+    assert list(found) == ["many", "medium", "few"]
+    for kind, members in {"many": [0, 1], "medium": [2, 3], "few": [4, 5]}.items():
+        assert found[kind]["accuracy"] == pytest.approx(recalls[members].mean())
+        assert (found[kind]["classes"], found[kind]["clips"]) == (2, np.isin(true, members).sum())
+
+
+@pytest.mark.parametrize("counts", [None, {}, dict.fromkeys([f"k{i}" for i in range(6)], 50)])
+def test_no_accuracy_by_shots_where_all_classes_are_alike(counts):
+    assert "shots" not in summary(predictions(*made()), train_counts=counts, resamples=10)
+
+
+def test_two_classes_have_no_shots():
+    assert "shots" not in summary(predictions(*made(classes=2)), train_counts={"k0": 5, "k1": 500}, resamples=10)
 
 
 def test_what_a_reader_sees():

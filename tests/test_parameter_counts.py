@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from crossfade.models import HEADS, MERGERS, MIXERS
 from crossfade.models.audio import audio_resnet18, light_cnn
+from crossfade.models.image import efficientnet_b0, mobilenet_v2, resnet18, resnet34, resnet50
 from crossfade.models.model import Fused, count, describe
-from crossfade.models.video import mobilenet_v2, resnet18
+from crossfade.models.timm_image import mobilenet_v4
 from crossfade.models.wavlm import wavlm
+from crossfade.training.rates import freeze, resolve
 
 CLASSES = 8
 AUDIO = {"light_cnn": light_cnn, "audio_resnet18": audio_resnet18, "wavlm": wavlm}
@@ -63,6 +66,38 @@ def test_mobilenet_with_ten_classes_and_its_last_four_stages_unfrozen():
     encoder, head = mobilenet_v2(), count(HEADS["linear"](1280, 10))
     assert (count(encoder), count(encoder) + head) == (2_223_872, 2_236_682)
     assert count(encoder.stages[-4:]) + head == 1_538_890
+
+
+def test_mobilenet_with_what_learns_as_rates_say():
+    head = {"digit": {"image": HEADS["linear"](1280, 10, dropout=0.2)}}
+    model = Fused({"image": mobilenet_v2()}, merge=MERGERS["each"]({"image": 1280}), heads=head)
+    learning = {}
+    for rates in ({"encoders": None, "*": 1e-3}, {"encoders.image[-4:]": 1e-4, "encoders": None, "*": 1e-3}):
+        freeze(model, resolve(model, rates))
+        learning[len(rates)] = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert (count(model), learning) == (2_236_682, {2: 12_810, 3: 1_538_890})
+
+
+def test_mobilenet_v4_as_the_issue_counts_it():
+    """The 2,492,448 are those of one channel: its first convolution of [32, 1, 3, 3] has 576 weights fewer."""
+    assert count(mobilenet_v4(channels=1)) == 2_492_448
+    assert count(mobilenet_v4()) == 2_492_448 + 2 * 32 * 3 * 3
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "classifier"),
+    [
+        (resnet18, torchvision.models.resnet18, "fc"),
+        (resnet34, torchvision.models.resnet34, "fc"),
+        (resnet50, torchvision.models.resnet50, "fc"),
+        (mobilenet_v2, torchvision.models.mobilenet_v2, "classifier"),
+        (efficientnet_b0, torchvision.models.efficientnet_b0, "classifier"),
+    ],
+)
+def test_torchvisions_networks_without_their_classifier(ours, theirs, classifier: str):
+    net = theirs()
+    assert count(ours()) == count(net) - count(net.get_submodule(classifier))
+    assert f"{count(ours()):,}" in (ours.__doc__ or "")
 
 
 @pytest.mark.parametrize(("layers", "published"), [(0, 596_744), (2, 14_773_552), (4, 28_950_360)])

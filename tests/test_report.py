@@ -10,7 +10,8 @@ from crossfade.clip import Unreadable
 from crossfade.evaluation import figures
 from crossfade.evaluation.figures import Whisker
 from crossfade.evaluation.metrics import summary
-from crossfade.evaluation.predictions import Predictions
+from crossfade.evaluation.operating import operating
+from crossfade.evaluation.predictions import Predictions, concatenate
 from crossfade.evaluation.report import Example, ReportContent, render_report, write_report
 
 CLASSES = ["平静", "快乐", "<script>alert(1)</script>", "sad"]
@@ -374,3 +375,76 @@ def test_the_parameters_say_what_a_clip_costs_and_how_many_are_zero():
     text = Page(render_report(full(sparsity=0.9, multiply_adds=6_123_456))).text
     assert "zero weights (sparsity) 90%" in text and "multiply-adds a clip 6.12 M" in text
     assert "sparsity" not in Page(render_report(full())).text
+
+
+COUGH = ["<cough>", "non-cough"]
+
+
+def coughs(**changes):
+    val, test = table(count=200, split="val", classes=COUGH), table(count=150, classes=COUGH, seed=1, strength=1.0, groups=30)
+    found = {"test": summary(test, resamples=100), "operating": operating(val, test)}
+    return ReportContent(**({"title": "Cough", "predictions": concatenate([val, test]), "metrics": found} | changes))
+
+
+def test_where_to_say_yes_is_chosen_on_validation_and_shown_on_test():
+    content = coughs()
+    html, found = render_report(content), content.metrics["operating"]
+    text = Page(html).text
+    assert "<cough>" not in html and "Say “<cough>”" in text
+    assert f"Chosen on the 200 labelled validation clips ({found['val']['positives']} “<cough>”)" in text
+    for aim, name in {"half": "as it stands", "macro_f1": "best macro-F1", "recall": "finds 85 %"}.items():
+        row = found["threshold"][aim]
+        assert (
+            f"{name} {row['value']:.3g} {row['val']['macro_f1']:.1%} {row['test']['macro_f1']:.1%} {row['test']['precision']:.1%}" in text
+        )
+    assert f"estimated without labels {found['prior']['estimated']['value']:.1%}" in text
+    assert f"A temperature of {found['temperature']['value']:.2f}" in text
+    assert "never from their labels" in text
+
+
+def test_the_section_is_left_out_where_it_does_not_belong():
+    assert "Choosing where" not in render_report(full())
+    only_val = table(count=60, split="val", classes=COUGH)
+    assert "Choosing where" not in render_report(coughs(predictions=only_val, metrics={"operating": coughs().metrics["operating"]}))
+    assert "Before and after" not in render_report(coughs()) and "Here and where" not in render_report(coughs())
+
+
+def test_the_histogram_shows_the_shares_of_each_class_up_and_down():
+    from crossfade.evaluation import choice
+
+    own = np.array([0.02, 0.97, 0.97, 0.97, 0.01, 0.01])
+    names = list("abcdef")
+    made = Predictions(names, names, [""] * 6, ["test"] * 6, np.array([0, 0, 0, 0, 1, 1]), np.stack([own, 1 - own], 1), COUGH)
+    bars = re.findall(
+        r'<rect class="(bar(?: other)?)" x="([\d.]+)" y="[\d.]+" width="[\d.]+" height="([\d.]+)"', choice.histogram(made, 0, [])
+    )
+    assert [kind for kind, *_ in bars] == ["bar", "bar", "bar other"]
+    low, high, other = (float(height) for *_, height in bars)
+    assert (high / low, other / high) == pytest.approx((3, 4 / 3), rel=0.01)
+
+
+def test_before_and_after_adaptation_say_whether_it_helped():
+    test = coughs().predictions.where(split="test")
+    worse = table(count=150, classes=COUGH, seed=1, strength=-0.5, groups=30)
+    helped = Page(render_report(coughs(before=worse))).text
+    assert "Adaptation helped: Macro-F1" in helped and "Before and after adaptation" in helped
+    assert f"Macro-F1 {summary(worse, resamples=2)['macro_f1']:.1%} before" in helped
+    assert "The same 150 test clips" in helped
+    harmed = render_report(coughs(predictions=concatenate([coughs().predictions.where(split="val"), worse]), before=test, metrics={}))
+    assert "Adaptation harmed" in harmed
+    assert "Adaptation made no difference that these clips can show" in render_report(coughs(before=test))
+
+
+def test_the_source_is_shown_under_its_own_name():
+    found = summary(table(count=80, classes=COUGH, seed=4), resamples=50)
+    text = Page(render_report(coughs(source=found, source_name="call <centre>"))).text
+    assert f"call <centre> 80 {found['macro_f1']:.1%}" in text
+    assert "the target domain 150" in text
+
+
+def test_accuracy_by_shots_has_its_section():
+    test = table()
+    found = summary(test, train_counts=dict(zip(CLASSES, (500, 50, 5, 5), strict=True)), resamples=20)
+    text = Page(render_report(full(metrics={"test": found}))).text
+    assert f"few {found['shots']['few']['accuracy']:.1%} 2 60" in text
+    assert "Many, medium and few" not in Page(render_report(full())).text

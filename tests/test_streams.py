@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -113,7 +114,9 @@ def test_keys_hold_what_changes_decode_and_nothing_else(tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"a")
     (tmp_path / "b.onnx").write_bytes(b"b")
     assert frames(face=tmp_path / "a.onnx").key != frames(face=tmp_path / "b.onnx").key != frames().key
-    assert image().key == image(std=(0.5, 0.5, 0.5)).key != image(size=96).key
+    assert image().key == image(std=(0.5, 0.5, 0.5)).key == image(size=224).key
+    options = [{}, {"size": 96}, {"channels": 1}, {"fit": "crop"}, {"fit": "pad"}]
+    assert len({json.dumps(image(**option).key) for option in options}) == len(options)
     for stream in (waveform(), log_mel(), frames(face=tmp_path / "a.onnx"), image()):
         assert json.loads(json.dumps(stream.key)) == stream.key
 
@@ -207,6 +210,8 @@ def test_augmentations_act_in_their_domain_on_the_real_part_only():
         (lambda: frames(count=0), "frames: count 0"),
         (lambda: image(size=0), "image: size 0"),
         (lambda: image(mean=(0.5,)), "image: mean [0.5]"),
+        (lambda: image(channels=1, mean=(0.5, 0.5, 0.5)), "one number each (grey)"),
+        (lambda: image(std=(0.0, 1.0, 1.0)), "std above 0"),
         (lambda: frames(std=(1.0, 0.0, 1.0)), "std above 0"),
         (lambda: frames(face=Path("no/such.onnx")), "frames.face: no/such.onnx: no such file"),
     ],
@@ -267,3 +272,39 @@ def test_threads_do_not_share_a_detector():
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda path: stream.decode(clip_of(path, "video")), clips))
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+
+
+def test_grey_pictures_in_one_channel_or_three(tmp_path):
+    from PIL import Image
+
+    picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(picture).convert("L").save(tmp_path / "g.png")
+    one, three = image(size=20, channels=1, fit="crop"), image(size=20, channels=3, fit="crop")
+    assert one.spec == Spec((1, 1, 20, 20), mean=(sum(IMAGENET_MEAN) / 3,), std=(sum(IMAGENET_STD) / 3,))
+    colour, grey = clip_of(tmp_path / "a.png", "image"), clip_of(tmp_path / "g.png", "image")
+    np.testing.assert_array_equal(one.decode(colour), one.decode(grey))
+    np.testing.assert_array_equal(three.decode(grey), np.repeat(one.decode(grey), 3, axis=1))
+    np.testing.assert_array_equal(three.decode(colour)[0], picture[:, 5:25].transpose(2, 0, 1))
+    made, mask = one.finish(one.decode(grey))
+    middle, spread = one.mean[0], one.std[0]
+    torch.testing.assert_close(made, (torch.from_numpy(one.decode(grey)).float() / 255 - middle) / spread)
+    assert made.shape == (1, 1, 20, 20) and mask.tolist() == [True]
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, 6), (3, 6), (3, 9)])
+def test_a_picture_out_of_a_file_of_many(tmp_path, channels, size):
+    from PIL import Image
+    from test_packed import idx_bytes, write
+
+    many = np.random.default_rng(0).integers(0, 256, (4, 6, 6), dtype=np.uint8)
+    path = write(tmp_path / "many", idx_bytes(many))
+    Image.fromarray(many[2]).save(tmp_path / "one.png")
+    stream, one = image(size=size, channels=channels), clip_of(tmp_path / "one.png", "image")
+    found = stream.decode(replace(one, media={"image": path}, item=2))
+    np.testing.assert_array_equal(found, stream.decode(one))
+    finished, _ = stream.finish(found)
+    finished.zero_()
+    assert many[2].any() and np.array_equal(stream.decode(replace(one, media={"image": path}, item=2)), found)
+    with pytest.raises(Unreadable, match="holds 4 pictures, so none of number 4"):
+        stream.decode(replace(one, media={"image": path}, item=4))

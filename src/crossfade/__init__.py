@@ -22,6 +22,7 @@ PUBLIC = {
     "predict": "crossfade.run",
     "compare": "crossfade.comparison",
     "check": "crossfade.run",
+    "find_rate": "crossfade.tuning",
     "Fused": "crossfade.models.model",
     "Predictions": "crossfade.evaluation.predictions",
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from crossfade import build
+from crossfade import build, data
 from crossfade.clip import Clip
 from crossfade.data.intake import Intake
 from crossfade.data.loader import Loader, Samples
@@ -71,9 +71,14 @@ def _made_by(desk: Desk, names: Sequence[str], parts: Mapping[str, Any]) -> dict
         "degrade": {name: with_files(recipe["data"]["degrade"].get(name, [])) for name in names},
         "encoders": encoders,
         "weights": digest(parts),
-        "code": versions("crossfade.models", "crossfade.data.streams", "crossfade.data.augment", "numpy", *sorted(libraries | {"torch"})),
+        "code": versions("crossfade.models", "crossfade.data.streams", *_augmenting(), "numpy", *sorted(libraries | {"torch"})),
         "device": [desk.device.type, torch.get_float32_matmul_precision(), torch.backends.cpu.get_cpu_capability()],
     }
+
+
+def _augmenting() -> list[str]:
+    """The modules that augmentations come from."""
+    return sorted({function.__module__ for function in data.AUGMENTATIONS.values()})
 
 
 def with_files(specs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

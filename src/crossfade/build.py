@@ -8,6 +8,7 @@ from typing import Any
 
 from crossfade import data, models, training, use
 from crossfade.clip import Clip, Corpus, Spec, UserError
+from crossfade.data.images import packed_corpus
 from crossfade.data.intake import Stream
 from crossfade.data.loader import View
 from crossfade.data.ravdess import RAVDESS_FOLDS, parse
@@ -15,6 +16,7 @@ from crossfade.data.split import Splits, split
 from crossfade.models.model import JOINT, Fused
 from crossfade.recipe import PhaseSpec, Recipe, one_of
 from crossfade.training.loop import Phase
+from crossfade.training.prune import Prune
 from crossfade.training.terms import Objective
 
 
@@ -27,13 +29,13 @@ def corpus(recipe: Recipe) -> Corpus:
 
 
 def guess_corpus(path: Path | None) -> Corpus:
-    """A CSV as a manifest, a folder with RAVDESS's file names as RAVDESS, another folder as a tree of classes."""
+    """A CSV as a manifest, a folder with RAVDESS's file names as RAVDESS, one with files of many pictures as those, another as a tree."""
     if path is None or not path.exists():
         raise UserError(f"{path}: no such folder or CSV")
     if path.is_file():
         return data.manifest(path=path)
     named = any(parse(file) for file in path.rglob("*-*-*-*-*-*-*.*"))
-    return data.ravdess(root=path) if named else data.tree(root=path)
+    return data.ravdess(root=path) if named else packed_corpus(path) or data.tree(root=path)
 
 
 def splits(recipe: Recipe, clips: list[Clip]) -> list[Splits]:
@@ -73,6 +75,7 @@ def phases(recipe: Recipe) -> list[Phase]:
             objective=Objective({name: use.make(training.TERMS, term) for name, term in spec.terms.items()}),
             optimizer=lambda groups: use.make(training.OPTIMIZERS, spec.optimizer, groups),
             schedule=use.make(training.SCHEDULES, spec.schedule),
+            prune=Prune(**spec.prune.model_dump()) if spec.prune else None,
         )
 
     return [phase(spec) for spec in recipe.phases]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import io
 import json
 import shlex
@@ -39,16 +41,24 @@ def train(
     target: Annotated[str | None, typer.Option(help="The label to learn, in place of the recipe's own.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/RECIPE.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run after a stop, a kill or a crash.")] = None,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE,VALUE", help="Train one run a value, of several --over one a combination, into --out/NAME."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a recipe; the run folder is the bundle."""
-    if resume and (recipe or overrides or data or target or out):
+    if resume and (recipe or overrides or data or target or out or over):
         raise UserError("train --resume RUN takes nothing else: the run goes on as it began")
     if recipe is None and resume is None:
         raise UserError("train: give a recipe (`crossfade show recipes` lists them), or --resume RUN")
-    from crossfade import recipe as recipes
-    from crossfade import run
-    from crossfade.screen import Terminal
+    if over:
+        _train_over(str(recipe), over, overrides or [], data, target, out, as_json)
+        return
+    with _imports():
+        from crossfade import recipe as recipes
+        from crossfade import run
+        from crossfade.screen import Terminal
 
     screen = Terminal(quiet=as_json)
     folder = resume or out or run.next_folder(Path(str(recipe)).stem)
@@ -62,6 +72,50 @@ def train(
         _print_metrics(metrics, folder, as_json)
 
 
+def _train_over(
+    recipe: str, over: list[str], overrides: list[str], data: Path | None, target: str | None, out: Path | None, as_json: bool
+) -> None:
+    with _imports():
+        from crossfade.screen import Terminal, print_comparison
+        from crossfade.sweep import sweep
+
+    folder, command = out or Path("runs") / f"{Path(recipe).stem}-over", shlex.join(["crossfade", *sys.argv[1:]])
+    with _stoppable(command):
+        swept = sweep(recipe, over, folder, overrides, corpus=data, target=target, screen=Terminal(quiet=as_json), command=command)
+    if as_json:
+        print(json.dumps(swept.to_json(), ensure_ascii=False))
+    else:
+        if swept.table:
+            print_comparison(swept.table)
+        print("\n".join(swept.lines()))
+    if swept.failed:
+        raise UserError(f"{len(swept.failed)} of {len(swept.folders)} failed: " + "; ".join(map(": ".join, swept.failed.items())))
+
+
+@app.command("find-rate")
+def find_rate(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name or a YAML file.")],
+    overrides: Overrides = None,
+    data: Data = None,
+    phase: Annotated[str | None, typer.Option(help="Of this phase; default the first that trains.")] = None,
+    steps: Annotated[int, typer.Option(help="How many, at most; it ends where the loss diverges.")] = 100,
+    start: Annotated[Path | None, typer.Option("--from", help="Begin from a finished run's weights, not from the recipe's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the curve to this file as an SVG picture.")] = None,
+    as_json: Json = False,
+) -> None:
+    """How high a phase's rates may be: all rise together until the loss diverges; those at which it fell fastest are suggested."""
+    with _imports():
+        from crossfade import recipe as recipes
+        from crossfade import tuning
+        from crossfade.screen import Terminal
+
+    screen = Terminal(quiet=as_json)
+    found = tuning.find_rate(recipes.load(recipe, overrides or [], corpus=data), phase, steps, start=start, screen=screen)
+    if out:
+        found.write(out)
+    print(json.dumps(found.to_json(), ensure_ascii=False) if as_json else "\n".join(found.lines()))
+
+
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A finished run.")],
@@ -72,8 +126,9 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Judge a run: on its own test clips, or on all of another corpus; `data.…` overrides change how it is fed."""
-    from crossfade import run as verbs
-    from crossfade.screen import Terminal
+    with _imports():
+        from crossfade import run as verbs
+        from crossfade.screen import Terminal
 
     if split not in ("train", "val", "test"):
         raise UserError(f"--split: found {split!r}; one of train, val, test")
@@ -91,8 +146,9 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of CSV.")] = False,
 ) -> None:
     """Classify files, any subset of the streams; unreadable ones are reported and the rest are done."""
-    from crossfade import run as verbs
-    from crossfade.screen import Terminal
+    with _imports():
+        from crossfade import run as verbs
+        from crossfade.screen import Terminal
 
     rows = list(verbs.predict(run, inputs, screen=Terminal(quiet=as_json)))
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) if as_json else _csv(rows)
@@ -111,14 +167,16 @@ def compare(
     metric: Annotated[str, typer.Option(help="accuracy, balanced_accuracy, macro_f1, nll or ece.")] = "macro_f1",
     split: Annotated[str, typer.Option(help="val or test.")] = "test",
     report: Annotated[Path | None, typer.Option(help="Write the comparison as an HTML page.")] = None,
+    time: Annotated[bool, typer.Option("--time", help="Measure how long each takes over one clip on this machine.")] = False,
     as_json: Json = False,
 ) -> None:
     """Paired comparison on the clips that all the runs saw, with intervals over groups."""
     from dataclasses import asdict
 
-    from crossfade.comparison import compare as compared
+    with _imports():
+        from crossfade.comparison import compare as compared
 
-    table = compared(runs, metric=metric, split=split, report=report)
+    table = compared(runs, metric=metric, split=split, report=report, time=time)
     if as_json:
         print(json.dumps(asdict(table), ensure_ascii=False))
         return
@@ -139,8 +197,9 @@ def check(
     """What is in a corpus, and what of it would bias a result (exit code 1)."""
     if recipe is None and (data is None or overrides):
         raise UserError("check: overrides are for --recipe NAME" if data else "check: give a folder or a CSV, or --recipe NAME")
-    from crossfade import run as verbs
-    from crossfade.screen import Terminal
+    with _imports():
+        from crossfade import run as verbs
+        from crossfade.screen import Terminal
 
     findings = verbs.check(data, recipe, overrides or [], screen=Terminal(quiet=as_json))
     print(json.dumps(findings.to_json(), ensure_ascii=False) if as_json else "\n".join(findings.lines()))
@@ -151,8 +210,9 @@ def check(
 @app.command()
 def demo(out: Annotated[Path, typer.Option(help="Where the clips and the runs go.")] = Path("demo"), as_json: Json = False) -> None:
     """Make a small corpus, train sound, picture and their fusion, compare them: everything offline."""
-    from crossfade import demo as verbs
-    from crossfade.screen import Terminal, print_comparison
+    with _imports():
+        from crossfade import demo as verbs
+        from crossfade.screen import Terminal, print_comparison
 
     with _stoppable(f"crossfade demo --out {out}"):
         table, report = verbs.demo(out, screen=Terminal(quiet=as_json))
@@ -243,6 +303,18 @@ def store_clear(
 
 
 @contextlib.contextmanager
+def _imports() -> Iterator[None]:
+    """What is imported stays to the end: the garbage collector need not search it, neither meanwhile nor whenever it sweeps later."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        if not gc.get_freeze_count():
+            gc.freeze()
+
+
+@contextlib.contextmanager
 def _stoppable(command: str) -> Iterator[None]:
     """Where a signal stopped it after a checkpoint: how to go on, and the signal's exit code."""
     from crossfade.training.loop import Interrupted
@@ -286,8 +358,14 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
+def _spare_the_last_sweep() -> None:
+    """The process ends and its memory with it; but triton complains, line by line, of what no sweep found."""
+    (gc.unfreeze if "triton" in sys.modules else gc.freeze)()
+
+
 def main() -> None:
     """The console command: one line and exit code 2 for bad input, 130 when interrupted."""
+    atexit.register(_spare_the_last_sweep)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name need not be UTF-8
             stream.reconfigure(errors="surrogateescape")

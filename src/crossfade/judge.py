@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 NOTE = "note: "  # how a remark of a corpus about itself begins
 WORST_FRAMES = 4  # of a clip, shown under a mistake
+SHOWN = 224  # pixels a side at most of what the report shows
+SMALL = 64  # pixels a side up to which a picture is shown without loss
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,19 @@ class Desk:
         labels = {target: label_indices(clips, target, self.classes[target]) for target in self.recipe.targets}
         return Loader(samples, labels, self.recipe.data.batch)
 
+    def one_clip(self) -> Named:
+        """A silent, black clip with every stream: {"audio": (1, …), …}, for measuring what one costs."""
+        return {name: torch.zeros(1, *map(_declared, stream.spec.shape)) for name, stream in self.reader.streams.items()}
+
     def workers(self, clips: list[Clip]) -> int:
         first = next(iter(clips[0].media.values()), None) if clips else None
         return auto_workers(self.recipe.data.workers, first)
+
+
+def _declared(size: int | None) -> int:
+    if size is None:
+        raise ValueError("a stream declares every size of what it makes")
+    return size
 
 
 def open_desk(recipe: Recipe, classes: Mapping[str, list[str]], device: torch.device) -> Desk:
@@ -247,8 +259,10 @@ def examples(intake: Intake, reader: Reader) -> Callable[[str], list[Example]]:
 def _example(decoded: np.ndarray, rate: int | None) -> Example:
     if decoded.ndim == 1:
         return Example("audio", _wav(decoded, rate or 16_000))
+    if len(decoded) == 1:
+        return Example("image", _encoded(decoded[0], "PNG" if decoded.shape[-1] <= SMALL else "JPEG"))
     few = np.linspace(0, len(decoded) - 1, min(WORST_FRAMES, len(decoded))).round().astype(int)
-    return Example("frames", [_jpeg(decoded[index]) for index in few])
+    return Example("frames", [_encoded(decoded[index], "JPEG") for index in few])
 
 
 def _wav(samples: np.ndarray, rate: int) -> bytes:
@@ -259,9 +273,12 @@ def _wav(samples: np.ndarray, rate: int) -> bytes:
     return file.getvalue()
 
 
-def _jpeg(frame: np.ndarray) -> bytes:
+def _encoded(frame: np.ndarray, kind: str) -> bytes:
+    """uint8 (1 or 3, H, W) as a file."""
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0))).save(file, "JPEG", quality=80)
+    picture = Image.fromarray(frame[0] if len(frame) == 1 else np.ascontiguousarray(frame.transpose(1, 2, 0)))
+    picture.thumbnail((SHOWN, SHOWN))
+    picture.save(file, kind, quality=80)
     return file.getvalue()

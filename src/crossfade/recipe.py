@@ -8,13 +8,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from crossfade import settings, use
 from crossfade.clip import UserError
 from crossfade.settings import nearest
 
+AS_THE_ENCODER = ("size", "mean", "std")  # of a stream of pictures, where it does not say otherwise
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 SIZE = re.compile(r"([\d.]+)\s*([KMGT]B)")
 UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
@@ -58,6 +59,18 @@ class ModelSpec(_Strict):
     heads: dict[str, Use | dict[str, Use]] = Field(min_length=1)  # target -> head, or embedding -> head
 
 
+class PruneSpec(_Strict):
+    """Which share of the weights that learn becomes 0 and stays so: at once, or growing over the phase's first epochs."""
+
+    to: float = Field(gt=0, lt=1)
+    over: NonNegativeInt = 0
+
+
+def prune_keys(given: Any) -> Any:
+    """`prune: 0.8` as keys of PruneSpec."""
+    return given if given is None or isinstance(given, dict) else {"to": given}
+
+
 class PhaseSpec(_Strict):
     """One stretch of training; see crossfade.training.loop.Phase."""
 
@@ -73,6 +86,13 @@ class PhaseSpec(_Strict):
     clip_norm: float | None = Field(None, gt=0)
     accumulate: PositiveInt = 1
     steps: PositiveInt | None = None
+    prune: Annotated[PruneSpec | None, BeforeValidator(prune_keys)] = None
+
+    @model_validator(mode="after")
+    def _grows_within_its_epochs(self) -> PhaseSpec:
+        if self.prune and self.prune.over > self.epochs:
+            raise UserError(f"phases.{self.name}.prune.over: found {self.prune.over}, but the phase has {self.epochs} epochs")
+        return self
 
 
 class StoreSpec(_Strict):
@@ -142,10 +162,27 @@ def load(name: str, overrides: Sequence[str] = (), *, corpus: Path | str | None 
     raw = {"name": stem, **raw}
     if target:
         _rename_target(raw, target)
+    begun = _weights(raw)
     settings.override(raw, overrides)
+    _keep_imagenet(raw, begun)
     if corpus:
         point_at(raw, Path(corpus))
     return resolve(raw, name)
+
+
+def _weights(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What each encoder's weights are called, where the recipe says so."""
+    encoders = _mapping(_mapping(raw, "model"), "encoders")
+    return {name: spec["weights"] for name, spec in encoders.items() if isinstance(spec, dict) and "weights" in spec}
+
+
+def _keep_imagenet(raw: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    """Where an override chose another encoder and no weights, it starts from ImageNet as the recipe's own did, if it can."""
+    from crossfade import models
+
+    for name, spec in _mapping(_mapping(raw, "model"), "encoders").items():
+        if before.get(name) == "imagenet" and isinstance(spec, dict) and "weights" not in spec and spec.get("use") in models.IMAGENET:
+            spec["weights"] = "imagenet"
 
 
 def resolve(raw: dict[str, Any], where: str = "recipe") -> Recipe:
@@ -167,6 +204,7 @@ def resolve(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     for spec in recipe.model.encoders.values():  # a hub's name stays a name; a file's must not depend on where it was typed
         if spec.get("weights") and Path(spec["weights"]).exists():
             spec["weights"] = str(use.absolute(Path(spec["weights"])))
+    _fill_in(recipe)
     recipe.model.init = {part: use.absolute(path) for part, path in recipe.model.init.items()}
     recipe.model.mix = [use.check(models.MIXERS, item, f"model.mix.{index}") for index, item in enumerate(recipe.model.mix)]
     recipe.model.merge = use.check(models.MERGERS, recipe.model.merge, "model.merge")
@@ -178,6 +216,19 @@ def resolve(raw: dict[str, Any], where: str = "recipe") -> Recipe:
         phase.schedule = use.check(training.SCHEDULES, phase.schedule, f"{where}.schedule")
     _agree(recipe)
     return recipe
+
+
+def _fill_in(recipe: Recipe) -> None:
+    """What a stream of pictures leaves open is as its encoder's weights were trained; the resolved recipe says it in numbers."""
+    from crossfade.models.image import spec_of
+
+    for name, spec in recipe.model.encoders.items():
+        stream = recipe.data.streams.get(name, {})
+        open_keys = [key for key in AS_THE_ENCODER if key in stream and stream[key] is None]
+        if open_keys:
+            expected = spec_of(spec["use"], {key: value for key, value in spec.items() if key != "use"})
+            found = {key: getattr(expected, key) for key in open_keys}
+            stream |= {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
 
 
 def _checked(table: use.Table, specs: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -328,5 +379,5 @@ def _readable(path: tuple[Any, ...], raw: Any) -> list[str]:
 
 
 def _keys_at(path: tuple[Any, ...]) -> Iterable[str]:
-    kinds: dict[str, type[BaseModel]] = {"data": DataSpec, "model": ModelSpec, "phases": PhaseSpec, "store": StoreSpec}
-    return kinds[path[0]].model_fields if path else Recipe.model_fields
+    kinds: dict[str, type[BaseModel]] = {"data": DataSpec, "model": ModelSpec, "phases": PhaseSpec, "prune": PruneSpec, "store": StoreSpec}
+    return next((kinds[key] for key in reversed(path) if key in kinds), Recipe).model_fields

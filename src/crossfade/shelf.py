@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from crossfade import recipe as recipes
@@ -35,11 +36,15 @@ def model_rows() -> list[dict[str, Any]]:
     for table, entries in tables.items():
         for name, function in entries.items():
             with torch.device("meta"):
-                rows.append({"table": table, "use": name, "parameters": _count(function, given[table]), "options": _options(function)})
+                rows.append(
+                    {"table": table, "use": name, "parameters": _count(function, given[table]), "options": _written(_options(function))}
+                )
     return rows
 
 
 def _count(function: Any, given: tuple[Any, ...]) -> int | None:
+    if any(default is inspect.Parameter.empty for default in _options(function).values()):
+        return None  # it is many, by an option that has no default
     try:
         return sum(parameter.numel() for parameter in function(*given).parameters())
     except UserError:  # a package that this entry needs is not installed
@@ -50,3 +55,7 @@ def _options(function: Any) -> dict[str, Any]:
     """Option -> default."""
     parameters = inspect.signature(function).parameters.values()
     return {each.name: each.default for each in parameters if each.kind is each.KEYWORD_ONLY}
+
+
+def _written(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: "…" if default is inspect.Parameter.empty else default for name, default in options.items()}

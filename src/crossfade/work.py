@@ -22,12 +22,14 @@ from crossfade.evaluation import METRICS
 from crossfade.evaluation.predictions import Predictions, concatenate
 from crossfade.evaluation.report import ReportContent, write_report
 from crossfade.feed import Feed
+from crossfade.models.cost import multiply_adds
 from crossfade.models.model import describe
 from crossfade.models.surgery import load_weights
 from crossfade.recipe import Recipe
 from crossfade.signals import Stop
 from crossfade.training.checkpoint import Checkpoints, save_weights
 from crossfade.training.loop import Interrupted, Run, fit
+from crossfade.training.prune import sparsity
 from crossfade.training.rates import resolve
 
 if TYPE_CHECKING:
@@ -65,6 +67,16 @@ class Work:
 
     def train_one(self, split: Splits) -> dict[str, Any]:
         """Take in, fit, judge, write; returns the content of metrics.json, in the first process alone."""
+        feed, notes = self.prepare(split)
+        accelerator = feed.accelerator
+        self._track(accelerator)
+        history = fit(self.run(feed), list(feed.phases))
+        for tracker in accelerator.trackers:  # `end_training` would also part the processes, which have more folds to train
+            tracker.finish()
+        return self._finish(feed, notes, history) if accelerator.is_main_process else {}
+
+    def prepare(self, split: Splits) -> tuple[Feed, dict[str, Any]]:
+        """Everything before the first step: clips read, the model built with its weights, and the notes about both."""
         recipe, accelerator = self.recipe, self._accelerator()
         self.screen.judged_by(recipe.select, METRICS[recipe.select].label)
         desk = judge.open_desk(recipe, self.corpus.classes, accelerator.device)
@@ -74,13 +86,7 @@ class Work:
         _refuse_deaf(parts["train"], intake, desk)
         model = self._model(desk.classes)
         notes = self._notes(desk, split, intake, model)
-        self._track(accelerator)
-        phases = build.phases(recipe)
-        feed = Feed(desk, model, parts, intake, accelerator, self.screen, self.stop, phases)
-        history = fit(self._run(feed), phases)
-        for tracker in accelerator.trackers:  # `end_training` would also part the processes, which have more folds to train
-            tracker.finish()
-        return self._finish(feed, notes, history) if accelerator.is_main_process else {}
+        return Feed(desk, model, parts, intake, accelerator, self.screen, self.stop, build.phases(recipe)), notes
 
     def _accelerator(self) -> Accelerator:
         recipe = self.recipe
@@ -147,6 +153,7 @@ class Work:
         if before and Checkpoints(self.folder / "checkpoint").exist():
             return before
         loads = [f"{name}: {encoder.report.line()}" for name, encoder in model.encoders.items() if encoder.report]  # type: ignore[union-attr]
+        loads += [f"{name}: {encoder.note}" for name, encoder in model.encoders.items() if encoder.note]
         for part, source in self.recipe.model.init.items():
             loads.append(f"{part}: {_warm_start(model, part, source, self.recipe.model.allow_missing).line()}")
         for line in loads:
@@ -164,6 +171,7 @@ class Work:
             "streams": count_by_streams(intake.streams),
             "counts": split.counts(self.recipe.targets[0]),
             "parameters": [[name, count] for name, count in describe(model)],
+            "multiply_adds": multiply_adds(model, desk.one_clip()),
             "learning": {phase.name: _learning(model, phase.rates) for phase in self.recipe.phases},
             "command": before.get("command", self.command),
         }
@@ -171,7 +179,16 @@ class Work:
             bundles.write_json(path, notes)
         return notes
 
-    def _run(self, feed: Feed) -> Run:
+    def _add_sparsity(self, notes: dict[str, Any], model: Fused) -> dict[str, Any]:
+        """Say of a pruned model how much of it is zero; only the trained one shows it."""
+        if not any(phase.prune for phase in self.recipe.phases):
+            return notes
+        notes = notes | {"sparsity": sparsity(model)}
+        bundles.write_json(self.folder / bundles.NOTES, notes)
+        return notes
+
+    def run(self, feed: Feed) -> Run:
+        """What `fit` needs of this run."""
         recipe, metric = self.recipe, METRICS[self.recipe.select]
         return Run(
             model=feed.model,
@@ -193,6 +210,7 @@ class Work:
         folder, recipe = self.folder, self.recipe
         desk, model, parts, intake = feed.desk, feed.model, feed.parts, feed.intake
         save_weights(folder / bundles.WEIGHTS, model.state_dict())
+        notes = self._add_sparsity(notes, model)
         bundles.write_json(folder / bundles.LABELS, dict(desk.classes))
         bundles.write_json(folder / bundles.ENVIRONMENT, bundles.environment(str(desk.device)))
         by_split = {
@@ -233,6 +251,9 @@ class Work:
             command=notes["command"],
             group_name=self.corpus.group_name,
             groups_unseen=notes["unseen"],
+            seed=self.recipe.seed,
+            multiply_adds=notes.get("multiply_adds"),
+            sparsity=notes.get("sparsity", 0.0),
         )
         write_report(self.folder / bundles.REPORT, content)
 

@@ -58,19 +58,31 @@ def near_pairs(vectors: np.ndarray, kin: np.ndarray, seconds: np.ndarray, *, ali
     for first in range(0, len(order), BLOCK):
         last = min(first + BLOCK, len(order))
         rows, columns = order[first:last], order[first : np.searchsorted(place, place[last - 1] + reach, side="right")]
-        cosine = np.where(_comparable(kin, seconds, rows, columns), vectors[rows] @ vectors[columns].T, -1)
-        best = cosine.argmax(1)
-        found = ((sorted((int(i), int(columns[j]))), float(row[j])) for i, j, row in zip(rows, best, cosine, strict=True))
-        pairs += [(*pair, value) for pair, value in found if value >= alike]
+        pairs += _best(vectors, rows, columns, kin, seconds, alike)
     return sorted(pairs)
 
 
-def _comparable(kin: np.ndarray, seconds: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """(rows, columns) bool: strangers of the same length, each pair once."""
-    strangers = (kin[:, rows, None] != kin[:, None, columns]).all(0)
-    shorter, longer = np.minimum.outer(seconds[rows], seconds[columns]), np.maximum.outer(seconds[rows], seconds[columns])
-    once = np.arange(len(columns)) > np.arange(len(rows))[:, None]
-    return strangers & once & (shorter >= (1 - SAME_LENGTH) * longer)
+def _best(
+    vectors: np.ndarray, rows: np.ndarray, columns: np.ndarray, kin: np.ndarray, seconds: np.ndarray, alike: float
+) -> list[tuple[int, int, float]]:
+    """For each row the comparable column most like it; `columns` begins with `rows`, so that each pair is looked at once."""
+    cosine = vectors[rows] @ vectors[columns].T
+    i, j = np.nonzero(cosine >= alike)
+    kept = (j > i) & _comparable(kin, seconds, rows[i], columns[j])
+    i, j = i[kept], j[kept]
+    value = cosine[i, j]
+    order = np.lexsort((j, -value, i))
+    first = order[np.unique(i[order], return_index=True)[1]]
+    one, other = rows[i[first]], columns[j[first]]
+    ends = np.minimum(one, other).tolist(), np.maximum(one, other).tolist()
+    return list(zip(*ends, value[first].tolist(), strict=True))
+
+
+def _comparable(kin: np.ndarray, seconds: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(pairs,) bool: strangers of the same length."""
+    strangers = (kin[:, one] != kin[:, other]).all(0)
+    shorter, longer = np.minimum(seconds[one], seconds[other]), np.maximum(seconds[one], seconds[other])
+    return strangers & (shorter >= (1 - SAME_LENGTH) * longer)
 
 
 def _spread(vectors: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Augmentations: each acts in one domain on one clip, draws everything from the generator handed in and returns a new tensor.
 
 Each factory checks its options and returns a small callable with a `domain`, the name of the place in a stream where it may act:
-`waveform` (N,), `spectrogram` (1, mels, T) after the logarithm, `frames` (T, 3, H, W) in [0, 1] before normalisation.
+`waveform` (N,), `spectrogram` (1, mels, T) after the logarithm, `frames` (T, C, H, W) in [0, 1] before normalisation.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class NoiseAtSnr:
 
     def __call__(self, x: Tensor, generator: Generator) -> Tensor:
         """(N,) -> (N,)"""
-        if not _happens(self.probability, generator):
+        if not happens(self.probability, generator):
             return x.clone()
         snr = self.snr[int(torch.multinomial(self.weights, 1, generator=generator))]
         noise = self._noise(x, generator)
@@ -54,7 +54,7 @@ class NoiseAtSnr:
     def _noise(self, x: Tensor, generator: Generator) -> Tensor:
         if self.noise is None:
             return torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        start = _integer(0, len(self.noise) - 1, generator)
+        start = integer(0, len(self.noise) - 1, generator)
         return self.noise[(start + torch.arange(x.shape[-1])) % len(self.noise)]
 
 
@@ -71,7 +71,7 @@ class SpectrogramMasks:
     def __call__(self, x: Tensor, generator: Generator) -> Tensor:
         """(1, mels, T) -> (1, mels, T)"""
         masked, mean = x.clone(), x.mean()
-        if _happens(self.probability, generator):
+        if happens(self.probability, generator):
             for _ in range(self.count):
                 masked[..., _stretch(x.shape[-2], self.frequency, generator), :] = mean
                 masked[..., _stretch(x.shape[-1], self.time, generator)] = mean
@@ -87,10 +87,10 @@ class Blur:
     domain: str = "frames"
 
     def __call__(self, x: Tensor, generator: Generator) -> Tensor:
-        """(T, 3, H, W) -> (T, 3, H, W)"""
-        if not _happens(self.probability, generator):
+        """(T, C, H, W) -> (T, C, H, W)"""
+        if not happens(self.probability, generator):
             return x.clone()
-        kernel = _gaussian(self.kernels[_integer(0, len(self.kernels) - 1, generator)]).to(x.dtype)
+        kernel = _gaussian(self.kernels[integer(0, len(self.kernels) - 1, generator)]).to(x.dtype)
         half, channels = len(kernel) // 2, x.shape[1]
         padded = pad(x, (half, half, half, half), mode="reflect")
         rows = conv2d(padded, kernel.view(1, 1, 1, -1).expand(channels, -1, -1, -1), groups=channels)
@@ -107,10 +107,10 @@ class Darken:
     domain: str = "frames"
 
     def __call__(self, x: Tensor, generator: Generator) -> Tensor:
-        """(T, 3, H, W) -> (T, 3, H, W)"""
-        if not _happens(self.probability, generator):
+        """(T, C, H, W) -> (T, C, H, W)"""
+        if not happens(self.probability, generator):
             return x.clone()
-        return (x * _between(self.low, self.high, generator)).clamp(0.0, 1.0)
+        return (x * between(self.low, self.high, generator)).clamp(0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,10 @@ class SensorNoise:
     domain: str = "frames"
 
     def __call__(self, x: Tensor, generator: Generator) -> Tensor:
-        """(T, 3, H, W) -> (T, 3, H, W)"""
-        if not _happens(self.probability, generator):
+        """(T, C, H, W) -> (T, C, H, W)"""
+        if not happens(self.probability, generator):
             return x.clone()
-        std = _between(0.0, self.std, generator)
+        std = between(0.0, self.std, generator)
         return (x + std * torch.randn(x.shape, generator=generator, dtype=x.dtype)).clamp(0.0, 1.0)
 
 
@@ -143,7 +143,7 @@ def noise_at_snr(
     used with. A silent clip stays silent. Defaults are the reference's: 50 % of clips clean, 40 % shared by 20, 15 and 10 dB, 10 %
     at 5 dB (0.5 · 4/15 = 0.4 / 3 and 0.5 · 3/15 = 0.1). Raises UserError for a noise file that cannot be used.
     """
-    _check_probability("noise_at_snr", probability)
+    check_probability("noise_at_snr", probability)
     weights = (1.0,) * len(snr) if weights is None else weights
     if not snr or len(weights) != len(snr) or min(weights) < 0 or sum(weights) <= 0:
         raise UserError(f"noise_at_snr.weights: {list(weights)} for snr {list(snr)}; give one weight a ratio, none negative, not all 0")
@@ -155,7 +155,7 @@ def spectrogram_masks(*, frequency: int = 20, time: int = 40, count: int = 2, pr
 
     SpecAugment (arXiv 1904.08779 §2) without time warping; sizes are the reference's.
     """
-    _check_probability("spectrogram_masks", probability)
+    check_probability("spectrogram_masks", probability)
     if min(frequency, time, count) < 0:
         raise UserError(f"spectrogram_masks: frequency {frequency}, time {time}, count {count}; none may be negative")
     return SpectrogramMasks(frequency, time, count, probability)
@@ -167,7 +167,7 @@ def blur(*, kernels: tuple[int, ...] = (3, 5, 7), probability: float = 0.5) -> B
     The reference blurred and darkened every training clip and no validation clip, so that the model never saw in training what it
     is judged on; here half of the clips stay as they are.
     """
-    _check_probability("blur", probability)
+    check_probability("blur", probability)
     if not kernels or any(size < 1 or size % 2 == 0 for size in kernels):
         raise UserError(f"blur.kernels: {list(kernels)}; kernel sizes are odd and positive, such as [3, 5, 7]")
     return Blur(tuple(kernels), probability)
@@ -175,7 +175,7 @@ def blur(*, kernels: tuple[int, ...] = (3, 5, 7), probability: float = 0.5) -> B
 
 def darken(*, low: float = 0.2, high: float = 0.6, probability: float = 0.5) -> Darken:
     """Multiply brightness by one factor a clip, uniform in [`low`, `high`]; range of the reference, probability as in `blur`."""
-    _check_probability("darken", probability)
+    check_probability("darken", probability)
     if not 0 <= low <= high:
         raise UserError(f"darken: low {low:g}, high {high:g}; 0 ≤ low ≤ high is needed")
     return Darken(low, high, probability)
@@ -183,7 +183,7 @@ def darken(*, low: float = 0.2, high: float = 0.6, probability: float = 0.5) -> 
 
 def sensor_noise(*, std: float = 0.0005, probability: float = 0.5) -> SensorNoise:
     """Add Gaussian noise to every pixel, its σ drawn once a clip, uniform in [0, `std`] (of full scale 1); the reference's maximum."""
-    _check_probability("sensor_noise", probability)
+    check_probability("sensor_noise", probability)
     if std < 0:
         raise UserError(f"sensor_noise.std: {std:g}; it may not be negative")
     return SensorNoise(std, probability)
@@ -199,28 +199,28 @@ def _read_noise(file: Path, rate: int) -> Tensor:
     return noise
 
 
-def _check_probability(name: str, probability: float) -> None:
+def check_probability(name: str, probability: float) -> None:
     if not 0 <= probability <= 1:
         raise UserError(f"{name}.probability: {probability:g}; it lies between 0 and 1")
 
 
-def _happens(probability: float, generator: Generator) -> bool:
+def happens(probability: float, generator: Generator) -> bool:
     return float(torch.rand((), generator=generator)) < probability
 
 
-def _integer(low: int, high: int, generator: Generator) -> int:
+def integer(low: int, high: int, generator: Generator) -> int:
     """Uniform in [low, high], both included."""
     return int(torch.randint(low, high + 1, (), generator=generator))
 
 
-def _between(low: float, high: float, generator: Generator) -> float:
+def between(low: float, high: float, generator: Generator) -> float:
     return low + (high - low) * float(torch.rand((), generator=generator))
 
 
 def _stretch(size: int, longest: int, generator: Generator) -> slice:
     """A random stretch of up to `longest` of `size` places, always inside."""
-    length = _integer(0, min(longest, size), generator)
-    start = _integer(0, size - length, generator)
+    length = integer(0, min(longest, size), generator)
+    start = integer(0, size - length, generator)
     return slice(start, start + length)
 
 

@@ -7,7 +7,8 @@ import io
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -16,7 +17,10 @@ from crossfade.clip import Clip, Corpus, UserError
 
 AUDIO = ".wav .flac .ogg .oga .opus .mp3 .m4a .aac .wma .aif .aiff .aifc .au .caf .amr .w64"
 VIDEO = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .m2v .ts .mts .wmv .flv .3gp .ogv"
-IMAGE = ".jpg .jpeg .png .bmp .webp .tif .tiff .gif .pgm .ppm"
+IMAGE = (
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .bmp .dib .webp .tif .tiff .gif .pbm .pgm .ppm .pnm .pfm"
+    " .tga .pcx .ico .jp2 .j2k .avif .qoi .psd .sgi .dds .heic .heif"
+)  # what Pillow reads, and phones' HEIC, which it does not: left out it would not be named
 MEDIUM_OF = {extension: medium for medium, names in {"audio": AUDIO, "video": VIDEO, "image": IMAGE}.items() for extension in names.split()}
 
 MEDIA = ("audio", "video", "image")
@@ -69,12 +73,14 @@ def tree(
     *,
     root: Path,
     target: str = "label",
-    levels: Literal["auto", "class", "domain/class"] = "auto",
+    levels: Literal["auto", "class", "domain/class", "split/class"] = "auto",
     group_pattern: str | None = None,
 ) -> Corpus:
-    """Folders named after classes, `class/*`, or after domains and classes, `domain/class/*`; files in them, at any depth.
+    """Folders named after classes, `class/*`; domains and classes, `domain/class/*`; or splits and classes, `train/class/*` beside
+    `val` and `test` (or training, valid, validation, dev, testing). Files lie in them at any depth.
 
-    `levels` auto takes the one that all files agree on by their depth. Files of one folder that share a stem and differ in
+    `levels` auto is split/class where all outermost folders are named after splits and hold no file themselves, else what all files
+    agree on by their depth. Files of one folder that share a stem and differ in
     medium (`a.wav`, `a.mp4`) are one clip. `group_pattern` is a regular expression searched in the file name, its first group
     is the clip's group (a speaker, say); without it each clip is its own. Hidden files are passed over, other files that are
     not media are in `skipped`. Raises UserError.
@@ -85,11 +91,11 @@ def tree(
     relative = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
     relative = [path for path in relative if not any(part.startswith(".") for part in path.parts)]
     usable = [path for path in relative if path.suffix.lower() in MEDIUM_OF]
-    depth = _depth(root, usable, levels)
+    depth, outer = _levels(root, usable, levels)
     placed = [path for path in usable if len(path.parts) > depth]
-    clips = [_leaf(root, stem, files, target, depth, group_pattern) for stem, files in _stems(placed)]
+    clips = [_leaf(root, stem, files, target, depth, outer, group_pattern) for stem, files in _stems(placed)]
     if not clips:
-        raise UserError(f"tree: no media file in class folders below {root}; expected class/* or domain/class/*")
+        raise UserError(f"tree: no media file in class folders below {root}; expected class/*, domain/class/* or split/class/*")
     return Corpus(clips, classes_of(clips, [target]), _outside(root, relative, set(placed)))
 
 
@@ -255,14 +261,21 @@ def _ungrouped(path: Path, rows: list[Row]) -> list[tuple[str, str]]:
 # ---- a tree
 
 
-def _depth(root: Path, usable: list[Path], levels: str) -> int:
-    """How many folders stand above a file: 1 for class/*, 2 for domain/class/*."""
+def _levels(root: Path, usable: list[Path], levels: str) -> tuple[int, str]:
+    """How many folders stand above a file (1 for class/*, else 2), and what the outer one of two says: "domain" or "split"."""
     depths = {len(path.parts) - 1 for path in usable} - {0}
-    auto = depths.pop() if len(depths) == 1 else 0
-    depth = {"class": 1, "domain/class": 2, "auto": auto}[levels]
+    named = bool(depths) and min(depths) > 1 and all(_is_split(path.parts[0]) for path in usable if len(path.parts) > 1)
+    auto = (2, "split") if named else (depths.pop() if len(depths) == 1 else 0, "domain")
+    depth, outer = {"class": (1, "domain"), "domain/class": (2, "domain"), "split/class": (2, "split"), "auto": auto}[levels]
     if depth not in (1, 2) and usable:
-        raise UserError(f"tree: files below {root} lie at different depths or too deep; say levels: class or levels: domain/class")
-    return depth
+        raise UserError(
+            f"tree: files below {root} lie at different depths or too deep; say levels: class, levels: domain/class or levels: split/class"
+        )
+    return depth, outer
+
+
+def _is_split(name: str) -> bool:
+    return bool(SPLIT_NAMES.get(name.lower()))
 
 
 def _stems(placed: list[Path]) -> list[tuple[str, list[Path]]]:
@@ -278,10 +291,24 @@ def _apart(stem: str, files: list[Path]) -> list[tuple[str, list[Path]]]:
     return [(stem, files)] if len(set(media)) == len(media) else [(path.as_posix(), [path]) for path in files]
 
 
-def _leaf(root: Path, name: str, files: list[Path], target: str, depth: int, pattern: str | None) -> Clip:
-    *domain, label = files[0].parts[:depth]
+def _leaf(root: Path, name: str, files: list[Path], target: str, depth: int, outer: str, pattern: str | None) -> Clip:
+    *above, label = files[0].parts[:depth]
     media = {MEDIUM_OF[path.suffix.lower()]: root / path for path in files}
-    return Clip(name, media, {target: label}, group=_group(files[0], name, pattern), domain="".join(domain))
+    clip = Clip(name, media, {target: label}, _group(files[0], name, pattern))
+    return OUTER[outer](root, clip, "".join(above))
+
+
+def _of_domain(root: Path, clip: Clip, name: str) -> Clip:
+    return replace(clip, domain=name)
+
+
+def _of_split(root: Path, clip: Clip, name: str) -> Clip:
+    if not _is_split(name):
+        raise UserError(f"tree: levels is split/class, but {root} holds a folder {name!r}; expected train, val and test")
+    return replace(clip, split=SPLIT_NAMES[name.lower()])
+
+
+OUTER: dict[str, Callable[[Path, Clip, str], Clip]] = {"domain": _of_domain, "split": _of_split}
 
 
 def _group(path: Path, name: str, pattern: str | None) -> str:

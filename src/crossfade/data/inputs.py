@@ -9,18 +9,20 @@ from pathlib import Path
 
 from crossfade.clip import Clip, Corpus, UserError
 from crossfade.data.files import MEDIUM_OF, manifest
+from crossfade.data.packed import is_packed, packed_pictures
 from crossfade.data.ravdess import parse
 
 
 def clips_of(paths: Iterable[Path]) -> Corpus:
-    """Each file, folder or CSV in turn: a file itself; a folder's media files, recursively; the rows of a CSV.
+    """Each file, folder or CSV in turn: a file itself, or each picture of a file of many; a folder's media files, recursively; the
+    rows of a CSV.
 
     In a folder, sound and video of one name, or of one RAVDESS recording, are one clip. What is given twice is one clip too; clips
     of one id get their input before it. Raises UserError where there is nothing at a path or nothing to classify in it.
     """
     corpora = [(path, _corpus(path)) for path in paths]
     found = [(path, clip) for path, corpus in corpora for clip in corpus.clips]
-    distinct = {(str(sorted(clip.media.items())), clip.span): (path, clip) for path, clip in reversed(found)}
+    distinct = {(str(sorted(clip.media.items())), clip.span, clip.item): (path, clip) for path, clip in reversed(found)}
     kept = list(reversed(distinct.values()))
     times = Counter(clip.id for _, clip in kept)
     clips = [clip if times[clip.id] == 1 else replace(clip, id=f"{path}:{clip.id}") for path, clip in kept]
@@ -34,7 +36,14 @@ def _corpus(path: Path) -> Corpus:
         raise UserError(f"{path}: no such file or folder")
     if path.suffix.lower() in {".csv", ".tsv"}:
         return manifest(path=path)
+    if is_packed(path):
+        return Corpus([_picture(path, item) for item in range(len(packed_pictures(path)))], {})
     return Corpus([_clip(str(path), [path])], {})
+
+
+def _picture(path: Path, item: int) -> Clip:
+    name = f"{path}#{item:05d}"
+    return Clip(id=name, media={"image": path}, labels={}, group=name, item=item)
 
 
 def _in_folder(folder: Path) -> list[Clip]:

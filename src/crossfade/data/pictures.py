@@ -90,10 +90,13 @@ def pictures(path: Path | str, *, count: int, start: float = 0.0, end: float | N
         raise Unreadable(path, f"truncated or damaged: only {near} of {count} pictures decode")
 
 
-def resize(picture: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (H, W, 3) -> uint8 (3, size, size), bilinear with antialias."""
-    channels_last = torch.from_numpy(picture).permute(2, 0, 1)[None]
-    return interpolate(channels_last, (size, size), mode="bilinear", antialias=True)[0].numpy()
+def resize(picture: np.ndarray, height: int, width: int | None = None) -> np.ndarray:
+    """uint8 (H, W, C) -> uint8 (C, height, width), a square by default: bilinear with antialias; as it is where its size is right."""
+    size = height, width or height
+    if picture.shape[:2] == size:
+        return np.ascontiguousarray(picture.transpose(2, 0, 1))
+    picture = picture if picture.flags.writeable else picture.copy()  # PyTorch warns of what is mapped
+    return interpolate(torch.from_numpy(picture).permute(2, 0, 1)[None], size, mode="bilinear", antialias=True)[0].numpy()
 
 
 def cut(picture: np.ndarray, box: Box | None) -> np.ndarray:

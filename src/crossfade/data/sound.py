@@ -48,14 +48,18 @@ SAMPLES = {  # FFmpeg's sample formats: how they are stored, what silence and fu
 }
 
 
-class TrackSound(NamedTuple):
-    """Mono samples (N,) from second `begin` on at `native` hertz (0 = nothing decoded), and what the file declares."""
+class Track(NamedTuple):
+    """Frames from second `begin` on at `native` hertz (0 = nothing decodes), and what the file declares of its end."""
 
-    sound: np.ndarray
+    frames: Iterator[av.AudioFrame]
     begin: float
     native: int
     declared: float
     own: bool
+
+
+Piece = tuple[int, np.ndarray]  # samples a second, and mono samples (N,) of them
+END: Piece = (0, np.empty(0, np.float32))
 
 
 def read_audio(path: Path | str, *, rate: int, start: float = 0.0, end: float | None = None) -> np.ndarray:
@@ -65,17 +69,45 @@ def read_audio(path: Path | str, *, rate: int, start: float = 0.0, end: float | 
     Raises Unreadable: no such file, not media, truncated, no sound, a span that holds nothing, NaN or infinity.
     """
     path = Path(path)
-    check_file(path)
-    check_span(path, start, end)
-    sound, native = _sndfile_sound(path, start, end) or _ffmpeg_sound(path, start, end)
-    if not LOWEST_RATE <= native <= HIGHEST_RATE:
-        raise Unreadable(path, f"declares {native} samples a second; {LOWEST_RATE} to {HIGHEST_RATE} are possible")
-    if not np.isfinite(sound).all():
-        raise Unreadable(path, "the sound contains NaN or infinity")
+    pieces = list(_finite(path, _native(path, start, end)))
+    native, sound = pieces[0][0], np.concatenate([piece for _, piece in pieces])
     resampled = soxr.resample(sound, native, rate, "HQ")
     if not len(resampled):
         raise Unreadable(path, f"holds no sound ({len(sound)} samples at {native} Hz)")
     return np.ascontiguousarray(resampled, dtype=np.float32)
+
+
+def sound_blocks(path: Path | str, *, rate: int, start: float = 0.0, end: float | None = None) -> Iterator[np.ndarray]:
+    """What `read_audio` reads, sample for sample, in blocks float32 (N,) of any length, so that hours take no more memory than seconds.
+
+    Raises what `read_audio` raises, some of it only after the last block: that much of a file is missing shows at its end.
+    """
+    path, stream, heard = Path(path), None, 0
+    for native, piece in chain(_finite(path, _native(path, start, end)), [END]):
+        stream = stream or soxr.ResampleStream(native, rate, 1, dtype="float32", quality="HQ")
+        block = stream.resample_chunk(piece, last=native == 0)
+        heard += len(block)
+        yield block
+    if not heard:
+        raise Unreadable(path, "holds no sound")
+
+
+def _finite(path: Path, pieces: Iterable[Piece]) -> Iterator[Piece]:
+    """The same; raises Unreadable for what cannot be resampled."""
+    for native, piece in pieces:
+        if not LOWEST_RATE <= native <= HIGHEST_RATE:
+            raise Unreadable(path, f"declares {native} samples a second; {LOWEST_RATE} to {HIGHEST_RATE} are possible")
+        if not np.isfinite(piece).all():
+            raise Unreadable(path, "the sound contains NaN or infinity")
+        yield native, piece
+
+
+def _native(path: Path, start: float, end: float | None) -> Iterator[Piece]:
+    """The span piece by piece as the file holds it."""
+    check_file(path)
+    check_span(path, start, end)
+    file = sndfile(path)
+    yield from _ffmpeg_pieces(path, start, end) if file is None else _sndfile_pieces(path, file, start, end)
 
 
 def sndfile(path: Path) -> soundfile.SoundFile | None:
@@ -93,33 +125,35 @@ def sndfile(path: Path) -> soundfile.SoundFile | None:
     return None
 
 
-def _sndfile_sound(path: Path, start: float, end: float | None) -> tuple[np.ndarray, int] | None:
-    file = sndfile(path)
-    if file is None:
-        return None
+def _sndfile_pieces(path: Path, file: soundfile.SoundFile, start: float, end: float | None) -> Iterator[Piece]:
     with file:
         native, declared = file.samplerate, declared_samples(path, file)
-        first = round(start * native)
+        first, reached = round(start * native), round(start * native)
         if not declared:
             raise Unreadable(path, "holds no sound (0 samples)")
         if first >= declared:
             raise beyond(path, start, declared / native)
         stop = declared if end is None else min(declared, max(round(end * native), first + 1))
-        sound = _blocks(file, first, stop)
-    check_reached(path, first / native, (first + len(sound)) / native, stop / native)
-    return sound, native
+        for block in _blocks(file, first, stop):
+            reached += len(block)
+            yield native, block
+    check_reached(path, first / native, reached / native, stop / native)
 
 
-def _blocks(file: soundfile.SoundFile, first: int, stop: int) -> np.ndarray:
+def _blocks(file: soundfile.SoundFile, first: int, stop: int) -> Iterator[np.ndarray]:
     """The mean of the channels of samples `first` to `stop`, as far as they decode."""
-    blocks, left = [np.empty(0, np.float32)], stop - first
-    with suppress(soundfile.LibsndfileError):
+    left = stop - first
+    try:
         file.seek(min(first, file.frames))
-        while left > 0:
+    except soundfile.LibsndfileError:
+        return
+    while left > 0:
+        try:
             block = file.read(min(left, BLOCK), dtype="float32", always_2d=True)
-            blocks.append(block.mean(axis=1))
-            left -= len(block) or left
-    return np.concatenate(blocks)
+        except soundfile.LibsndfileError:
+            return
+        yield block.mean(axis=1)
+        left -= len(block) or left
 
 
 def declared_samples(path: Path, file: soundfile.SoundFile) -> int:
@@ -140,34 +174,49 @@ def _wav_bytes(path: Path) -> int:
     return 0
 
 
-def _ffmpeg_sound(path: Path, start: float, end: float | None) -> tuple[np.ndarray, int]:
-    track = _decoded_track(path, start, end, from_start=start == 0)
-    if start > 0 and (not track.native or track.begin > start):
-        track = _decoded_track(path, start, end, from_start=True)
-    sound, begin, native, declared, own = track
+def _ffmpeg_pieces(path: Path, start: float, end: float | None) -> Iterator[Piece]:
+    """From a seek, or where that led past `start`, from the beginning of the file."""
+    for from_start in [True] if start == 0 else [False, True]:
+        with opened(path, track="sound", start=0.0 if from_start else start) as container:
+            stream = sound_track(path, container)
+            if not from_start:
+                seek(container, stream, start)
+            frames, length = decoded(container, stream), declared_seconds(container, stream)
+            first = next(frames, None)
+            begin = 0.0 if first is None else _second(first, zero(container))
+            if from_start or (first is not None and begin <= start):
+                frames = frames if first is None else chain([first], frames)
+                yield from _track_pieces(path, Track(frames, begin, 0 if first is None else first.sample_rate, *length), start, end)
+                return
+
+
+def _track_pieces(path: Path, track: Track, start: float, end: float | None) -> Iterator[Piece]:
+    native, declared, own = track.native, track.declared, track.own
     if not native and not 0 < declared <= start:
         raise Unreadable(path, "holds no sound (nothing decodes)")
-    check_track(path, start, end, begin + len(sound) / native if native else declared, declared, own=own)
-    if begin - start > len(sound) / native:
-        raise Unreadable(path, f"its sound begins only at {begin:.2f} s, its timestamps may be damaged")
-    offset = round((begin - start) * native)
-    placed = np.pad(sound, (offset, 0)) if offset > 0 else sound[-offset:]
-    return (placed if end is None else placed[: max(round((end - start) * native), 1)]), native
+    needed = None if end is None else (end - track.begin) * native
+    last = None if end is None else max(round((end - start) * native), 1)
+    offset = round((track.begin - start) * native)
+    place = min(offset, 0)  # in the span, of the next piece
+    for piece in _after_silence(path, _mono_pieces(_first_samples(path, track.frames, native, needed)), offset, track.begin):
+        kept = piece[max(-place, 0) : None if last is None else max(last - place, 0)]
+        place += len(piece)
+        if len(kept):
+            yield native, kept
+    reached = track.begin + (place - offset) / native if native else declared
+    check_track(path, start, end, reached, declared, own=own)
 
 
-def _decoded_track(path: Path, start: float, end: float | None, *, from_start: bool) -> TrackSound:
-    with opened(path, track="sound", start=0.0 if from_start else start) as container:
-        stream = sound_track(path, container)
-        if not from_start:
-            seek(container, stream, start)
-        frames, length = decoded(container, stream), declared_seconds(container, stream)
-        first = next(frames, None)
-        if first is None:
-            return TrackSound(np.empty(0, np.float32), 0.0, 0, *length)
-        native, begin = first.sample_rate, _second(first, zero(container))
-        needed = None if end is None else (end - begin) * native
-        pieces = _mono_pieces(_first_samples(path, chain([first], frames), native, needed))
-        return TrackSound(np.concatenate([np.empty(0, np.float32), *pieces]), begin, native, *length)
+def _after_silence(path: Path, pieces: Iterator[np.ndarray], gap: int, begin: float) -> Iterator[np.ndarray]:
+    """The pieces after `gap` samples of silence, if there is any: believed once as much sound has been heard."""
+    held, heard = [], 0
+    while heard < gap:
+        piece = next(pieces, None)
+        if piece is None:
+            raise Unreadable(path, f"its sound begins only at {begin:.2f} s, its timestamps may be damaged")
+        held, heard = [*held, piece], heard + len(piece)
+    yield from ([np.zeros(gap, np.float32), *held] if held else [])
+    yield from pieces
 
 
 def _first_samples(path: Path, frames: Iterable[av.AudioFrame], native: int, needed: float | None) -> Iterator[av.AudioFrame]:

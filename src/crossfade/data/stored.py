@@ -52,6 +52,7 @@ class Stored:
     tables: Sequence[Table]
     draws: Draws | None = None
     widen: bool = False
+    suffix: str = ""  # to the streams' names, for states as the teacher sees them
 
     def states(self, rows: Tensor, tag: tuple[object, ...]) -> Named:
         """(B,) rows of clips with the same streams -> {"audio[11:].x": (B, …), …}; nothing where they lack these."""
@@ -70,7 +71,12 @@ class Stored:
         return {name: np.concatenate([part[name] for part in parts])[back] for name in parts[0]}
 
     def _tensors(self, arrays: Mapping[str, np.ndarray]) -> Named:
-        return {name: tensor_of(array, widen=self.widen) for name, array in arrays.items()}
+        return {self._named(name): tensor_of(array, widen=self.widen) for name, array in arrays.items()}
+
+    def _named(self, entry: str) -> str:
+        """ "audio[11:].x" -> "audio@teacher[11:].x" """
+        stream, mark, rest = entry.partition("[")
+        return f"{stream}{self.suffix}{mark}{rest}"
 
 
 def array_of(tensor: Tensor, *, narrow: bool = False) -> np.ndarray:

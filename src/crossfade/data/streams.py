@@ -18,15 +18,18 @@ from torch.nn.functional import pad
 from crossfade.clip import Clip, Spec, UserError
 from crossfade.data.augment import Augmentation, apply
 from crossfade.data.faces import face_box
-from crossfade.data.media import read_audio, read_frames, read_image
+from crossfade.data.media import read_frames, read_image
+from crossfade.data.packed import packed_picture
+from crossfade.data.stills import fitted, remark
+from crossfade.data.stretch import CHOOSING, READING
 from crossfade.store import versions
 
 CODE = tuple(
     f"crossfade.data.{name}" for name in ("streams", "media", "container", "visit")
 )  # and what is installed: who made what is stored
-SOUND = (*CODE, "crossfade.data.sound", "av", "soundfile", "soxr", "numpy")
+SOUND = (*CODE, "crossfade.data.sound", "crossfade.data.stretch", "av", "soundfile", "soxr", "numpy")
 PICTURES = (*CODE, "crossfade.data.pictures", "av", "numpy", "torch")
-STILLS = (*PICTURES, "crossfade.data.stills", "pillow")
+STILLS = (*PICTURES, "crossfade.data.stills", "crossfade.data.packed", "pillow")
 FACES = ("crossfade.data.faces", "opencv-python-headless", "opencv-python")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -38,6 +41,7 @@ class Waveform:
 
     rate: int
     samples: int
+    take: str = "first"
     reads: tuple[str, ...] = ("audio", "video")
     domains: tuple[str, ...] = ("waveform",)
 
@@ -47,14 +51,15 @@ class Waveform:
 
     @property
     def key(self) -> dict[str, object]:
-        return {"decode": "sound", "rate": self.rate, "samples": self.samples, "made": versions(*SOUND)}
+        return {"decode": "sound", "rate": self.rate, "samples": self.samples, "take": self.take, "made": versions(*SOUND)}
 
     def decode(self, clip: Clip) -> np.ndarray:
-        """The first `samples` of the clip's span, float32 (N,), N ≤ samples. Raises Unreadable."""
-        start, end = clip.span
-        stop = start + self.samples / self.rate
-        path = _path(clip, self.reads)
-        return read_audio(path, rate=self.rate, start=start, end=stop if end is None else min(end, stop))[: self.samples]
+        """The first or the loudest `samples` of the clip's span, float32 (N,), N ≤ samples. Raises Unreadable."""
+        return READING[self.take](_path(clip, self.reads), self.rate, self.samples, *clip.span)
+
+    def chosen(self, sound: np.ndarray) -> np.ndarray:
+        """Of sound at this rate, float32 (N,), what `decode` would keep."""
+        return CHOOSING[self.take](sound, self.rate, self.samples)
 
     def finish(
         self, decoded: np.ndarray, augmentations: Sequence[Augmentation] = (), generator: Generator | None = None
@@ -95,6 +100,10 @@ class LogMel:
     def decode(self, clip: Clip) -> np.ndarray:
         """The same array as `waveform` at this rate and length, so both share what is stored. Raises Unreadable."""
         return self.sound.decode(clip)
+
+    def chosen(self, sound: np.ndarray) -> np.ndarray:
+        """Of sound at this rate, float32 (N,), what `decode` would keep."""
+        return self.sound.chosen(sound)
 
     def finish(
         self, decoded: np.ndarray, augmentations: Sequence[Augmentation] = (), generator: Generator | None = None
@@ -168,34 +177,43 @@ class Still:
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    channels: int = 3
+    fit: str = "stretch"
     reads: tuple[str, ...] = ("image",)
     domains: tuple[str, ...] = ("frames",)
 
     @property
     def spec(self) -> Spec:
-        return Spec((1, 3, self.size, self.size), mean=self.mean, std=self.std)
+        return Spec((1, self.channels, self.size, self.size), mean=self.mean, std=self.std)
 
     @property
     def key(self) -> dict[str, object]:
-        return {"decode": "image", "size": self.size, "made": versions(*STILLS)}
+        return {"decode": "image", "size": self.size, "channels": self.channels, "fit": self.fit, "made": versions(*STILLS)}
 
     def decode(self, clip: Clip) -> np.ndarray:
-        """uint8 (1, 3, size, size). Raises Unreadable."""
-        return read_image(_path(clip, self.reads), size=self.size)
+        """uint8 (1, channels, size, size). Raises Unreadable."""
+        path = _path(clip, self.reads)
+        if clip.item is None:
+            return read_image(path, size=self.size, channels=self.channels, fit=self.fit)
+        return fitted(packed_picture(path, clip.item), size=self.size, channels=self.channels, fit=self.fit)
+
+    def remark(self, clip: Clip) -> str:
+        """What is peculiar about the clip's picture though it is used, or "". Raises Unreadable."""
+        return remark(_path(clip, self.reads)) if clip.item is None else ""
 
     def finish(
         self, decoded: np.ndarray, augmentations: Sequence[Augmentation] = (), generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """uint8 (1, 3, size, size) -> float32 of the same shape, normalised; mask (1,), True."""
+        """uint8 (1, channels, size, size) -> float32 of the same shape, normalised; mask (1,), True."""
         return _normalised(decoded, self.mean, self.std, augmentations, generator)
 
 
-def waveform(*, rate: int = 16000, seconds: float = 3.0) -> Waveform:
-    """Mono sound at `rate` hertz, (48000,) by default: the first `seconds` of a clip, zeros after its end."""
+def waveform(*, rate: int = 16000, seconds: float = 3.0, take: Literal["first", "loudest"] = "first") -> Waveform:
+    """Mono sound at `rate` hertz, (48000,) by default: the first `seconds` of a clip, or its loudest (RMS); zeros after its end."""
     samples = round(rate * seconds)
     if rate < 1 or samples < 1:
         raise UserError(f"waveform: rate {rate}, seconds {seconds:g}; both must be positive")
-    return Waveform(rate, samples)
+    return Waveform(rate, samples, take)
 
 
 def log_mel(
@@ -212,14 +230,16 @@ def log_mel(
     high: float | None = None,
     power: float = 2.0,
     floor: float | None = None,
+    take: Literal["first", "loudest"] = "first",
 ) -> LogMel:
     """Log-mel spectrogram (1, mels, 1 + samples // hop), (1, 64, 301) by default; zeros are appended before the logarithm.
 
     Periodic Hann window of `window` samples, centred with reflection at the ends; `power` 2 is energy, 1 magnitude.
     `scale` htk: triangles of height 1, torchaudio's default; slaney: triangles of equal area, librosa's default. `low`, `high` in
     hertz (None = rate / 2). `log` db: 10·log10(max(x, floor)), floor 1e-10, no top_db; natural: ln(x + floor), floor 1e-9.
+    `take`: as in `waveform`.
     """
-    sound, top = waveform(rate=rate, seconds=seconds), rate / 2 if high is None else high
+    sound, top = waveform(rate=rate, seconds=seconds, take=take), rate / 2 if high is None else high
     if not 0 < window <= n_fft or hop < 1 or mels < 1 or power <= 0:
         raise UserError(
             f"log_mel: window {window}, n_fft {n_fft}, hop {hop}, mels {mels}; 0 < window ≤ n_fft, hop ≥ 1 and mels ≥ 1 are needed"
@@ -255,18 +275,39 @@ def frames(
     return Frames(count, size, tuple(mean), tuple(std), None if face is None else Path(face))
 
 
-def image(*, size: int = 224, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD) -> Still:
-    """A picture is a clip of one frame, (1, 3, 224, 224) by default: resized straight to a square whatever its shape."""
-    _check_pictures("image", mean, std, size=size)
-    return Still(size, tuple(mean), tuple(std))
+def image(
+    *,
+    size: int | None = None,
+    channels: Literal[1, 3] = 3,
+    fit: Literal["stretch", "crop", "pad"] = "stretch",
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Still:
+    """A picture is a clip of one frame, (1, 3, 224, 224) by default; `channels` 1 is grey, and a grey picture in 3 is repeated.
+
+    `fit` stretch resizes it straight to a square whatever its shape, crop takes its middle square, pad puts all of it on black.
+    What is null is what the encoder's weights were trained with, or, where they say nothing: 224 pixels, ImageNet's statistics
+    (for one channel their average).
+    """
+    size = 224 if size is None else size
+    mean, std = _imagenet(mean, IMAGENET_MEAN, channels), _imagenet(std, IMAGENET_STD, channels)
+    _check_pictures("image", mean, std, channels, size=size)
+    return Still(size, mean, std, channels, fit)
 
 
-def _check_pictures(stream: str, mean: Sequence[float], std: Sequence[float], **sizes: int) -> None:
+def _imagenet(given: Sequence[float] | None, colours: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if given is not None:
+        return tuple(given)
+    return colours if channels == 3 else (sum(colours) / 3,)
+
+
+def _check_pictures(stream: str, mean: Sequence[float], std: Sequence[float], channels: int = 3, **sizes: int) -> None:
     if min(sizes.values()) < 1:
         found = ", ".join(f"{name} {value}" for name, value in sizes.items())
         raise UserError(f"{stream}: {found}; at least 1 is needed")
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise UserError(f"{stream}: mean {list(mean)}, std {list(std)}; three numbers each (red, green, blue), std above 0")
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        wanted = "three numbers each (red, green, blue)" if channels == 3 else "one number each (grey)"
+        raise UserError(f"{stream}: mean {list(mean)}, std {list(std)}; {wanted}, std above 0")
 
 
 def mel_bank(*, rate: int, n_fft: int, mels: int, low: float, high: float, scale: str) -> Tensor:
@@ -319,10 +360,14 @@ def _normalised(
     augmentations: Sequence[Augmentation],
     generator: Generator | None,
 ) -> tuple[Tensor, Tensor]:
-    """uint8 (T, 3, H, W) -> float32 of the same shape, mask (T,), all True. What is stored is copied once and then changed in place."""
+    """uint8 (T, C, H, W) -> float32 of the same shape, mask (T,), all True. What is stored is copied once and then changed in place."""
     pictures = apply(augmentations, "frames", torch.from_numpy(np.array(decoded)).float().div_(255), generator)
-    middle, spread = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
-    return pictures.sub_(middle).div_(spread), torch.ones(len(pictures), dtype=torch.bool)
+    return pictures.sub_(_by_channel(mean)).div_(_by_channel(std)), torch.ones(len(pictures), dtype=torch.bool)
+
+
+@lru_cache(maxsize=64)
+def _by_channel(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values).view(1, -1, 1, 1)
 
 
 def _path(clip: Clip, reads: tuple[str, ...]) -> Path:

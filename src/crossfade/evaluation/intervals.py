@@ -12,7 +12,7 @@ from crossfade.clip import UserError
 from crossfade.evaluation import METRICS
 from crossfade.evaluation.costs import Cost
 from crossfade.evaluation.predictions import Predictions, once
-from crossfade.evaluation.scores import Metric, Tally, tally
+from crossfade.evaluation.scores import Evidence, Grouped, Metric, Tally, evidence
 
 LEVEL = 0.95
 ROUGH_GROUPS = 10  # below this an interval carries a note
@@ -61,20 +61,25 @@ class Table:
     costs: dict[str, Cost] = field(default_factory=dict)
 
 
-def group_tally(predictions: Predictions) -> Tally:
+def group_tally(predictions: Predictions) -> Grouped:
     """One tally a group, leading axis (G,), over clips of known class; groups in sorted order."""
     known = predictions.known()
     codes = np.unique(np.array(known.group, dtype=object), return_inverse=True)[1]
-    return tally(known.true, known.probability, codes)
+    return evidence(known.true, known.probability, codes)
 
 
-def resample(tallies: tuple[Tally, ...], *, seed: int, resamples: int = 2000) -> list[Tally]:
-    """Draw G groups of G with replacement, the same draw for every tally (G, ...) -> each a Tally (resamples, ...)."""
-    groups = len(tallies[0].loss)
+def resample(grouped: tuple[Grouped, ...], *, seed: int, resamples: int = 2000) -> list[Evidence]:
+    """Draw G groups of G with replacement, the same draw for all that are given -> each the evidence of `resamples` rows."""
+    groups = len(grouped[0])
     generator = np.random.default_rng(seed)
     step = max(1, CHUNK // groups)
-    chunks = [_draw(generator, min(step, resamples - start), groups) for start in range(0, resamples, step)]
-    return [Tally(*(np.concatenate([np.tensordot(c, part, 1) for c in chunks]) for part in t)) for t in tallies]
+    drawn = [_draw(generator, min(step, resamples - start), groups) for start in range(0, resamples, step)]
+    counts = np.concatenate(drawn)
+    return [Evidence(Tally(*(_sums(drawn, part) for part in one.tally)), one.ranking, counts) for one in grouped]
+
+
+def _sums(drawn: list[np.ndarray], part: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.tensordot(counts, part, 1) for counts in drawn])
 
 
 def _draw(generator: np.random.Generator, count: int, groups: int) -> np.ndarray:
@@ -84,7 +89,7 @@ def _draw(generator: np.random.Generator, count: int, groups: int) -> np.ndarray
 
 
 def bounds(values: np.ndarray, groups: int) -> tuple[float, float]:
-    """The 95 % interval of resampled values (R,): percentiles, widened for few groups.
+    """The 95 % interval of resampled values (R,): percentiles, widened for few groups; resamples in which it is not defined left out.
 
     A plain percentile interval is too narrow by sqrt((G-1)/G) and by the normal quantile in place of Student's, which matters at
     the 3 to 6 speakers of a usual test split. Source: Hesterberg 2014, arXiv 1411.5279, the expanded percentile interval.
@@ -93,17 +98,20 @@ def bounds(values: np.ndarray, groups: int) -> tuple[float, float]:
 
     reach = np.sqrt(groups / (groups - 1)) * stdtrit(groups - 1, (1 - LEVEL) / 2)
     tail = float(ndtr(reach))  # 0.0171 for 24 groups, 0.0024 for 6, against 0.025 plain
-    low, high = np.quantile(values, [tail, 1 - tail])
+    low, high = np.quantile(values[~np.isnan(values)], [tail, 1 - tail])
     return float(low), float(high)
 
 
-def intervals(groups: Tally, *, seed: int, resamples: int = 2000) -> dict[str, tuple[float, float] | None]:
-    """Tally (G, ...) -> the 95 % interval of every metric; None each when there are fewer than 2 groups."""
-    count = len(groups.loss)
-    if count < 2:
+def intervals(groups: Grouped, *, seed: int, resamples: int = 2000) -> dict[str, tuple[float, float] | None]:
+    """The 95 % interval of every metric; None each when there are fewer than 2 groups, or the metric is defined in no resample."""
+    if len(groups) < 2:
         return dict.fromkeys(METRICS)
     (drawn,) = resample((groups,), seed=seed, resamples=resamples)
-    return {name: bounds(metric.from_tally(drawn), count) for name, metric in METRICS.items()}
+    return {name: _pair_or_none(metric.rows(drawn), len(groups)) for name, metric in METRICS.items()}
+
+
+def _pair_or_none(values: np.ndarray, groups: int) -> tuple[float, float] | None:
+    return None if np.isnan(values).all() else bounds(values, groups)
 
 
 def note(groups: int) -> str:
@@ -146,9 +154,9 @@ class _Judged:
 def _judge(runs: Mapping[str, Predictions], metric: str, *, seed: int, resamples: int) -> list[_Judged]:
     chosen, tables = _metric(metric), shared(runs)
     tallies = tuple(group_tally(table) for table in tables)
-    groups = len(tallies[0].loss)
-    drawn = [chosen.from_tally(t) for t in resample(tallies, seed=seed, resamples=resamples)] if groups > 1 else [None] * len(tallies)
-    values = [float(chosen.from_tally(_total(t))) for t in tallies]
+    groups = len(tallies[0])
+    drawn = [chosen.rows(drawn) for drawn in resample(tallies, seed=seed, resamples=resamples)] if groups > 1 else [None] * len(tallies)
+    values = [chosen.value(t.once()) for t in tallies]
     return [_Judged(name, value, draws, len(tables[0]), groups) for name, value, draws in zip(runs, values, drawn, strict=True)]
 
 
@@ -160,7 +168,7 @@ def _pair(metric: str, a: _Judged, b: _Judged) -> Comparison:
 
 
 def _ends(values: np.ndarray | None, groups: int) -> tuple[float | None, float | None]:
-    return (None, None) if values is None else bounds(values, groups)
+    return (None, None) if values is None or np.isnan(values).all() else bounds(values, groups)
 
 
 def shared(runs: Mapping[str, Predictions]) -> list[Predictions]:
@@ -205,10 +213,6 @@ def _many(pairs: int) -> str:
     return (
         f"{pairs} pairs are compared at 95 % each: of pairs that do not differ, one in twenty will look as if it did." if pairs > 1 else ""
     )
-
-
-def _total(groups: Tally) -> Tally:
-    return Tally(*(part.sum(0) for part in groups))
 
 
 def _metric(name: str) -> Metric:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crossfade.evaluation import METRICS, exhibits, figures, heat, views
+from crossfade.evaluation import METRICS, adaptation, choice, exhibits, figures, heat, views
 from crossfade.evaluation.costs import KINDS
 from crossfade.evaluation.exhibits import Example, Examples, Gallery
 from crossfade.evaluation.figures import Whisker
@@ -44,6 +44,9 @@ class ReportContent:
     seed: int = 0  # of the run, by which clips are drawn to be shown
     multiply_adds: int | None = None  # of one clip
     sparsity: float = 0.0  # share of the weights that are zero
+    before: Predictions | None = None  # the same test clips by the model before adaptation
+    source: dict = field(default_factory=dict)  # summary of the test clips of the domain that was labelled
+    source_name: str = "the source domain"
 
 
 def write_report(path: Path | str, content: ReportContent) -> Path:
@@ -62,7 +65,7 @@ def render_report(content: ReportContent) -> str:
         found = content.metrics.get(split) or summary(table)
         view |= {"judged": found} | _judgement(content, table, found)
     view |= {"curves": figures.learning_curves(content.history), "streams": _streams(content.by_streams), "long": LONG}
-    view |= {"costs": _costs(content)}
+    view |= {"costs": _costs(content), "domain": _domains(content, view["judged"], table)}
     return render("report", view)
 
 
@@ -70,7 +73,10 @@ def _judgement(content: ReportContent, table: Predictions, found: dict) -> dict:
     """All sections that need clips of known class."""
     return {
         "headlines": [views.headline(found, name) for name in HEADLINES],
-        "others": [views.headline(found, name) for name in METRICS if name not in HEADLINES],
+        "others": [views.headline(found, name) for name in METRICS if name not in HEADLINES and name in found],
+        "shots": found.get("shots", {}),
+        "choice": _choice(content, table),
+        "adapted": adaptation.section(content.before, table, seed=content.seed) if content.before else None,
         "basis": _basis(content, found),
         "reading": views.reading(found, "clips" if found["n_groups"] == found["n_clips"] else f"{content.group_name}s"),
         "digits": int(found["n_clips"] >= MANY_CLIPS),
@@ -81,6 +87,24 @@ def _judgement(content: ReportContent, table: Predictions, found: dict) -> dict:
         "calibration": views.calibration(table, found["ece"]),
         **_exhibits(content, table),
     }
+
+
+def _choice(content: ReportContent, table: Predictions) -> dict | None:
+    """Only where the judged clips are test clips: validation clips cannot show what was chosen on them."""
+    found = content.metrics.get("operating")
+    judged_on_test = (content.predictions.where(split="test").true >= 0).any()
+    return choice.section(found, table) if found and judged_on_test else None
+
+
+def _domains(content: ReportContent, found: dict | None, table: Predictions) -> list[dict]:
+    """The domain that was labelled beside the one the page is about, each under its own name."""
+    if not content.source or not found:
+        return []
+    name = next(iter(set(table.domain) - {""}), "") if len(set(table.domain)) == 1 else ""
+    rows = {content.source_name: content.source, name or "the target domain": found}
+    return [
+        {"name": name, "clips": one["n_clips"], "values": [views.headline(one, key) for key in HEADLINES]} for name, one in rows.items()
+    ]
 
 
 def _classes(found: dict) -> dict:

@@ -1,14 +1,16 @@
-"""Every metric is a function of a tally, and tallies add: so one definition serves the number itself and its bootstrap."""
+"""Every metric is a function of sums over clips, or of their order: so one definition serves the number itself and its bootstrap."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from crossfade.clip import UserError
+from crossfade.evaluation.order import Order, Ranking
 
 BINS = 15  # equal-width bins of the top class's probability: Guo et al. 2017, arXiv 1706.04599, section 2
 MANY_CLIPS = 5000  # from which 0.1 % is many clips, and a number is shown with one digit more
@@ -25,23 +27,69 @@ class Tally(NamedTuple):
     bins: np.ndarray  # (..., 3, 15) per confidence bin: clips, sum of confidence, clips correct
 
 
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What metrics are made of: tallies, which add, and the clips' order, which does not; each row is the clips once or a resample."""
+
+    tally: Tally  # (R, ...)
+    ranking: Ranking
+    counts: np.ndarray  # (R, G) how often each group counts
+
+    @cached_property
+    def order(self) -> Order:
+        return self.ranking.weighted(self.counts)
+
+
 @dataclass(frozen=True)
 class Metric:
-    """One metric: called with true (N,) and probability (N, C) it gives a float; `from_tally` gives an array over leading axes."""
+    """One metric: called with true (N,) and probability (N, C) it gives a float; `rows` gives an array over the rows of evidence."""
 
-    from_tally: Callable[[Tally], np.ndarray]
+    rows: Callable[[Evidence], np.ndarray]  # NaN where it is not defined
     label: str
     higher_is_better: bool = True
     share: bool = True  # lies in 0..1 and is written as a percentage
+    undefined: float = float("nan")  # what stands for it where only one class occurs
 
     def __call__(self, true: np.ndarray, probability: np.ndarray) -> float:
         """(N,), (N, C) -> float. Clips of unknown class (-1) are left out; UserError when none remains."""
-        return float(self.from_tally(Tally(*(part[0] for part in tally(true, probability)))))
+        return self.value(evidence(true, probability).once())
+
+    def value(self, found: Evidence) -> float:
+        """Its number from the first row."""
+        value = float(self.rows(found)[0])
+        return self.undefined if np.isnan(value) else value
 
     def show(self, value: float, clips: int = 0) -> str:
         """The value as a reader wants it: 81.3% or 0.542, and a digit more where so many clips carry it."""
         more = clips >= MANY_CLIPS
         return f"{value:.{1 + more}%}" if self.share else f"{value:.{3 + more}f}"
+
+
+def summed(measure: Callable[[Tally], np.ndarray]) -> Callable[[Evidence], np.ndarray]:
+    """A metric of sums."""
+    return lambda found: measure(found.tally)
+
+
+@dataclass(frozen=True, eq=False)
+class Grouped:
+    """Clips of known class in G groups: a tally each (G, ...), and all clips' order."""
+
+    tally: Tally
+    ranking: Ranking
+
+    def __len__(self) -> int:
+        return len(self.tally.loss)
+
+    def once(self) -> Evidence:
+        """Every group counted once: evidence of one row."""
+        return Evidence(Tally(*(part.sum(0, keepdims=True) for part in self.tally)), self.ranking, np.ones((1, len(self))))
+
+
+def evidence(true: np.ndarray, probability: np.ndarray, group: np.ndarray | None = None) -> Grouped:
+    """(N,) -1 = unknown, (N, C), group index (N,) or None for one group. UserError when no class is known."""
+    true, probability = np.asarray(true), np.asarray(probability, dtype=np.float64)
+    codes, known = np.zeros(len(true), dtype=np.int64) if group is None else np.asarray(group), true >= 0
+    return Grouped(tally(true, probability, codes), Ranking(true[known], probability[known], codes[known]))
 
 
 def tally(true: np.ndarray, probability: np.ndarray, group: np.ndarray | None = None) -> Tally:
@@ -103,6 +151,29 @@ def expected_calibration_error(t: Tally) -> np.ndarray:
     """Mean |share correct - confidence| over the bins, weighted by clips (arXiv 1706.04599, equation 3). Tally (...) -> (...)."""
     _, confidence, right = np.moveaxis(t.bins, -2, 0)
     return np.abs(right - confidence).sum(-1) / t.support.sum(-1)
+
+
+def auroc(found: Evidence) -> np.ndarray:
+    """Area under the ROC curve: of two classes that of the rarer, of more the mean of each against the rest. Evidence (R, ...) -> (R,)."""
+    areas = found.order.auroc
+    return areas[:, rarest(found.ranking)] if areas.shape[1] == 2 else _mean_of_defined(areas)
+
+
+def rarest(ranking: Ranking) -> int:
+    """The class with the fewest clips among those that occur; the first of equals."""
+    support = np.bincount(ranking.true, minlength=ranking.probability.shape[1])
+    return int(np.where(support > 0, support, support.sum() + 1).argmin())
+
+
+def mean_average_precision(found: Evidence) -> np.ndarray:
+    """Mean over the classes that occur of the average precision of each (mAP). Evidence (R, ...) -> (R,)."""
+    return _mean_of_defined(found.order.average_precision)
+
+
+def _mean_of_defined(values: np.ndarray) -> np.ndarray:
+    defined = ~np.isnan(values)
+    sums, counts = np.where(defined, values, 0.0).sum(1), defined.sum(1)
+    return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
 
 
 def precision(t: Tally) -> np.ndarray:

@@ -3,17 +3,37 @@
 from crossfade.models.audio import audio_resnet18, light_cnn
 from crossfade.models.fusion import concat, cross_attention, each, gated, mean
 from crossfade.models.heads import linear, mlp
-from crossfade.models.video import frame_cnn, mobilenet_v2, resnet18
+from crossfade.models.image import efficientnet_b0, mobilenet_v2, resnet18, resnet34, resnet50
+from crossfade.models.picture_cnn import picture_cnn
+from crossfade.models.timm_image import efficientnet_lite0, mobilenet_v4, timm
+from crossfade.models.video import frame_cnn
 from crossfade.models.wavlm import wavlm
 
 ENCODERS = {
     "light_cnn": light_cnn,
     "audio_resnet18": audio_resnet18,
     "wavlm": wavlm,
-    "resnet18": resnet18,
-    "mobilenet_v2": mobilenet_v2,
     "frame_cnn": frame_cnn,
+    "picture_cnn": picture_cnn,
+    "mobilenet_v2": mobilenet_v2,
+    "mobilenet_v4": mobilenet_v4,
+    "efficientnet_lite0": efficientnet_lite0,
+    "efficientnet_b0": efficientnet_b0,
+    "resnet18": resnet18,
+    "resnet34": resnet34,
+    "resnet50": resnet50,
+    "timm": timm,
 }
+IMAGENET = (  # those that know `weights: imagenet`
+    "mobilenet_v2",
+    "mobilenet_v4",
+    "efficientnet_lite0",
+    "efficientnet_b0",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "timm",
+)
 MIXERS = {"cross_attention": cross_attention}
 MERGERS = {"each": each, "mean": mean, "concat": concat, "gated": gated}
 HEADS = {"linear": linear, "mlp": mlp}

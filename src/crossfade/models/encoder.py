@@ -20,7 +20,7 @@ class Encoder(nn.Module):
     `begin` makes the first state from an input (B, …) and its mask (B, T), and takes padding out of the input; each stage maps a state
     to a state: a dict of tensors with the batch first, of which "x" (B, T, D) and "mask" (B, T) become the tokens at the end.
     `report` says what was loaded into it, None where it was built from scratch; `rebuild` holds the options that would build the same
-    shape without those weights, where the weights decide it.
+    shape without those weights, where the weights decide it. `note` is what a person should know of it, "" where there is nothing.
     """
 
     def __init__(
@@ -31,10 +31,11 @@ class Encoder(nn.Module):
         spec: Spec,
         begin: Callable[[Tensor, Tensor | None], Named],
         report: LoadReport | None = None,
+        note: str = "",
     ):
         super().__init__()
         self.stages = nn.ModuleList(stages)
-        self.dim, self.spec, self.report = dim, spec, report
+        self.dim, self.spec, self.report, self.note = dim, spec, report, note
         self.begin = begin
         self.rebuild: dict[str, object] = {}
 

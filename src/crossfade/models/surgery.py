@@ -44,7 +44,7 @@ class LoadReport:
     def line(self) -> str:
         """One line for the screen."""
         parts = {name: getattr(self, name) for name in ("adapted", "missing", "unexpected", "mismatched")}
-        counts = [f"{len(names)} {part} ({_first(names)})" if names else f"0 {part}" for part, names in parts.items()]
+        counts = [f"{len(names)} {part} ({shown(names)})" if names else f"0 {part}" for part, names in parts.items()]
         return f"{self.source}: {len(self.loaded)} loaded, " + ", ".join(counts)
 
     def to_json(self) -> str:
@@ -161,9 +161,7 @@ def _under(entries: Named, wanted: Named, *, prefix: str, rename: Rename, label:
     scores = [sum(name in wanted and wanted[name].shape == t.shape for name, t in view.items()) for view in views]
     best = [p for p, score in zip(prefixes, scores, strict=True) if score == max(scores)]
     if max(scores) == 0:
-        raise UserError(
-            f"weights: {label}: none of its {len(entries)} entries ({_first(list(entries))}) fits; wanted {_first(list(wanted))}"
-        )
+        raise UserError(f"weights: {label}: none of its {len(entries)} entries ({shown(list(entries))}) fits; wanted {shown(list(wanted))}")
     if len(best) > 1 and best[0]:
         raise UserError(f"weights: {label}: {' and '.join(best)} fit equally; use `init` to say which")
     return views[prefixes.index(best[0])]
@@ -181,12 +179,13 @@ def _ours(name: str, rename: Rename) -> str:
 
 
 def _fit(found: Named, wanted: Named, *, adapt: Adapt, label: str) -> tuple[Named, LoadReport]:
-    """The entries that fit, the first convolution adapted where only its channels differ, and the report."""
-    first = next((name for name, tensor in wanted.items() if tensor.ndim > 2), "")
+    """The entries that fit, the first convolution adapted where only its channels differ, and those beside it; and the report."""
+    first = next((name for name, tensor in wanted.items() if tensor.ndim > 2 and name.endswith("weight")), "")
     common = [name for name in wanted if name in found]
     same = [name for name in common if found[name].shape == wanted[name].shape]
     differ = [name for name in common if name not in set(same)]
-    turned = [name for name in differ if name == first and _only_channels(found[name], wanted[name])]
+    change = _channels(found[first], wanted[first]) if first in differ else None
+    turned = [name for name in differ if change and _channels(found[name], wanted[name]) == change]
     fitting = {name: found[name] for name in same}
     fitting |= {name: adapt_input(found[name], wanted[name].shape[1], adapt) for name in turned}
     report = LoadReport(
@@ -206,8 +205,8 @@ def _refuse_gaps(report: LoadReport, wanted: int, allow: Sequence[str]) -> None:
     mismatched = [text for text in report.mismatched if not _matches(text.split(" ")[0], patterns)]
     if not missing and not mismatched:
         return
-    gaps = [f"{len(missing)} of {wanted} weights are missing ({_first(missing)})"] if missing else []
-    gaps += [f"{len(mismatched)} of another shape ({_first(mismatched)})"] if mismatched else []
+    gaps = [f"{len(missing)} of {wanted} weights are missing ({shown(missing)})"] if missing else []
+    gaps += [f"{len(mismatched)} of another shape ({shown(mismatched)})"] if mismatched else []
     raise UserError(f"weights: {report.source}: {' and '.join(gaps)}; where that is meant, list patterns under `allow_missing`")
 
 
@@ -215,8 +214,10 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _only_channels(found: Tensor, wanted: Tensor) -> bool:
-    return found.ndim == wanted.ndim and found.shape[0] == wanted.shape[0] and found.shape[2:] == wanted.shape[2:]
+def _channels(found: Tensor, wanted: Tensor) -> tuple[int, int] | None:
+    """Input channels before and after, where nothing else differs."""
+    alike = found.ndim == wanted.ndim and found.shape[0] == wanted.shape[0] and found.shape[2:] == wanted.shape[2:]
+    return (found.shape[1], wanted.shape[1]) if alike else None
 
 
 def _sum(weight: Tensor, channels: int) -> Tensor:
@@ -244,5 +245,6 @@ def _shape(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape)) or "scalar"
 
 
-def _first(names: Sequence[str]) -> str:
+def shown(names: Sequence[str]) -> str:
+    """The first few of these names."""
     return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn, optim
 
 from crossfade.clip import UserError, seed_of
-from crossfade.training import rates
+from crossfade.training import prune, rates
 from crossfade.training.checkpoint import Checkpoints, moving_names, replace_file, restore, snapshot
-from crossfade.training.processes import any_signal, of_first, share_buffers
+from crossfade.training.processes import any_signal, of_first, share_buffers, share_parameters
+from crossfade.training.prune import Held, Prune
 from crossfade.training.schedules import Schedule
 from crossfade.training.tally import Tally
+from crossfade.training.teacher import Shadow, Teacher, students_view
 from crossfade.training.terms import Objective
 
 if TYPE_CHECKING:
@@ -48,6 +50,16 @@ class Phase:
     clip_norm: float | None = None
     accumulate: int = 1  # batches an optimiser step
     steps: int | None = None  # at most so many batches an epoch
+    prune: Prune | None = None  # which share of the weights that learn becomes 0 and stays so
+    teacher: Teacher | None = None  # a copy of the model that follows it, for the terms that look at one
+    keep: Literal["student", "teacher"] = "student"  # which of the two is scored, and becomes the model
+    select: Callable[[dict[str, float]], float] | None = None  # what val is judged by in this phase; None = as the run says
+    balance: str = "none"  # how often each class is drawn; read by `batches`
+    mix: Mapping[str, float] | None = None  # how many clips of each domain a batch holds; read by `batches`
+
+    def __post_init__(self) -> None:
+        if self.keep == "teacher" and (self.teacher is None or self.prune):
+            raise UserError(f"phases.{self.name}.keep: found 'teacher', which needs a phase with a teacher and without prune")
 
 
 class Interrupted(Exception):
@@ -86,6 +98,7 @@ class Progress:
     best: dict[str, Any] | None = None  # {"epoch", "score", "state"}; epoch 0 = as the phase began
     stale: int = 0
     rows: list[dict[str, Any]] = field(default_factory=list)
+    pruned: Named = field(default_factory=dict)  # parameter -> where (bool) it stays 0, from the phase that pruned it on
 
 
 @dataclass
@@ -105,6 +118,8 @@ class Run:
     track: Callable[[dict[str, Any], int], None]
     begin: Callable[[Phase], None] = lambda phase: None  # called once it is set who learns, before a phase's first batch
     saved_at: float = field(default_factory=time.monotonic)
+    held: Held = ()  # of the phase under way
+    shadow: Shadow | None = None  # its teacher
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -122,7 +137,8 @@ def fit(run: Run, phases: list[Phase]) -> list[dict[str, Any]]:
     _write_history(run, progress)
     for index in range(progress.phase, len(phases)):
         if index > progress.phase:  # an unfreezing that helps nobody is not kept: the phase's start is a candidate
-            start = {"epoch": 0, "score": progress.best["score"], "state": {}} if progress.best else None
+            same = not (phases[index].prune or phases[index].select or phases[index - 1].select)  # model and measure of the last best
+            start = {"epoch": 0, "score": progress.best["score"], "state": {}} if progress.best and same else None
             progress.phase, progress.epoch, progress.stale, progress.best = index, 0, 0, start
         _run_phase(run, phases[index], progress, saved)
         saved = None
@@ -130,12 +146,14 @@ def fit(run: Run, phases: list[Phase]) -> list[dict[str, Any]]:
 
 
 def _run_phase(run: Run, phase: Phase, progress: Progress, saved: dict[str, Any] | None) -> None:
-    if saved:
-        run.checkpoints.load_start(progress.phase, run.model)
-    elif run.accelerator.is_main_process:
-        run.checkpoints.begin_phase(progress.phase, run.model)
     resolved = rates.resolve(run.model, phase.rates, where=f"phases.{phase.name}.rates")
     rates.freeze(run.model, resolved)
+    if saved:
+        run.checkpoints.load_start(progress.phase, run.model)
+    else:
+        prune_start(run, phase, progress)
+        if run.accelerator.is_main_process:
+            run.checkpoints.begin_phase(progress.phase, run.model)
     run.screen.phase(phase, run.model)
     groups = rates.groups(run.model, resolved)
     if groups and phase.epochs:
@@ -143,19 +161,34 @@ def _run_phase(run: Run, phase: Phase, progress: Progress, saved: dict[str, Any]
     _keep_best(run, phase, progress)
 
 
+def prune_start(run: Run, phase: Phase, progress: Progress) -> None:
+    """What the phase prunes at once, before it begins."""
+    if phase.prune and not phase.prune.over:
+        run.model.to(run.accelerator.device)
+        share_parameters(run.accelerator, run.model)  # or each process would choose other weights
+        prune.prune(run.model, phase.prune.to, progress.pruned, where=f"phases.{phase.name}.prune")
+
+
 def _run_epochs(run: Run, phase: Phase, progress: Progress, saved: dict[str, Any] | None, optimizer: optim.Optimizer) -> None:
     rates.set_modes(run.model)
     if saved:
         restore(run.model, saved["model"])
     run.begin(phase)
+    begin_teacher(run, phase)
     model: nn.Module = run.accelerator.prepare(run.model)  # the optimizer's wrapper looks for packages on disk at every step
     if saved:
         optimizer.load_state_dict(saved["optimizer"])  # once the parameters are where they stay
     if saved and saved["scaler"] and run.accelerator.scaler:
         run.accelerator.scaler.load_state_dict(saved["scaler"])
+    if saved and run.shadow:
+        run.shadow.load(saved["teacher"], run.accelerator.device)
     try:
+        run.held = prune.held(run.model, progress.pruned)
+        if not saved and progress.best is None and _start_counts(phase, progress):
+            progress.best = {"epoch": 0, "score": _score(run, phase, f"as phase {phase.name} begins")[1], "state": {}}
         while progress.epoch < phase.epochs and not (phase.patience and progress.stale >= phase.patience):
             started = time.perf_counter()
+            _prune_more(run, phase, progress)
             _train_epoch(run, phase, progress, model, optimizer)
             _finish_epoch(run, phase, progress, time.perf_counter() - started)
             signal = any_signal(run.accelerator, run.stop())
@@ -165,13 +198,37 @@ def _run_epochs(run: Run, phase: Phase, progress: Progress, saved: dict[str, Any
                 raise Interrupted(signal)
         _save(run, progress, optimizer)
     finally:
-        _release(run)
+        release(run)
 
 
-def _release(run: Run) -> None:
+def _start_counts(phase: Phase, progress: Progress) -> bool:
+    """Whether the phase's start may be what is kept of it: not where nothing has learnt yet, nor what is not pruned in full yet."""
+    return bool(progress.phase or phase.select) and not (phase.prune and phase.prune.over)
+
+
+def begin_teacher(run: Run, phase: Phase) -> None:
+    """Copy the model as it is, before `prepare` wraps it; in every process the same."""
+    if phase.teacher:
+        run.model.to(run.accelerator.device)
+        share_parameters(run.accelerator, run.model)
+        share_buffers(run.accelerator, run.model)
+        rates.set_modes(run.model)  # `begin` may leave it in eval mode, in which nothing seems to move
+        run.shadow = Shadow(phase.teacher, run.model, phase.objective.taught)
+        run.accelerator.prepare_model(run.shadow.model, evaluation_mode=True)  # the student's precision
+
+
+def _prune_more(run: Run, phase: Phase, progress: Progress) -> None:
+    """What the phase prunes as this epoch begins. A checkpoint inside the epoch has it already, one before the epoch has not."""
+    if phase.prune and phase.prune.grows(progress.epoch) and not progress.step:
+        prune.prune(run.model, phase.prune.share(progress.epoch), progress.pruned, where=f"phases.{phase.name}.prune")
+        run.held = prune.held(run.model, progress.pruned)
+
+
+def release(run: Run) -> None:
     """Undo `prepare`: else Accelerate takes the model for prepared in the next phase and leaves its precision out there."""
     for wrapped in ("forward", "_original_forward", "_is_accelerate_prepared"):
         vars(run.model).pop(wrapped, None)
+    run.shadow = None
     run.accelerator.free_memory()
 
 
@@ -185,10 +242,10 @@ def _train_epoch(run: Run, phase: Phase, progress: Progress, model: nn.Module, o
         seed_step(seed_of(run.seed, phase.name, progress.epoch, progress.step, rank), run.accelerator.device)
         boundary = (progress.step + 1) % phase.accumulate == 0 or progress.step + 1 == total
         with nullcontext() if boundary else run.accelerator.no_sync(model):
-            tally.add(*_backward(run, phase, progress, model, batch, total))
+            tally.add(*backward(run, phase, progress, model, batch, total))
         progress.step += 1
         if boundary:
-            _update(run, phase, progress, model, optimizer, total)
+            update(run, phase, progress, model, optimizer, total)
         signal = any_signal(run.accelerator, run.stop()) if boundary else None
         saves = boundary and (signal is not None or time.monotonic() - run.saved_at > SAVE_EVERY)
         if saves or tally.due or progress.step == total:
@@ -214,11 +271,13 @@ def seed_step(seed: int, device: torch.device) -> None:
         torch.manual_seed(seed)
 
 
-def _backward(run: Run, phase: Phase, progress: Progress, model: nn.Module, batch: Named, total: int) -> tuple[int, Named, Tensor, Tensor]:
+def backward(run: Run, phase: Phase, progress: Progress, model: nn.Module, batch: Named, total: int) -> tuple[int, Named, Tensor, Tensor]:
     """-> the number of clips, the losses, and which answers are right and which known."""
     batch = {name: tensor.to(run.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+    answers = run.shadow.answers(batch) if run.shadow else None
+    batch = students_view(batch)
     out = model(batch)
-    loss, means = phase.objective(out, batch)
+    loss, means = phase.objective(out, batch, answers, _along(phase, progress.epoch, progress.step, total))
     first = progress.step - progress.step % phase.accumulate
     if loss.requires_grad:  # not so where a batch lacks the only stream that learns
         scaler, share = run.accelerator.scaler, loss / min(phase.accumulate, total - first)
@@ -226,23 +285,40 @@ def _backward(run: Run, phase: Phase, progress: Progress, model: nn.Module, batc
     return len(batch["index"]), {"loss": loss, **{f"terms.{name}": mean for name, mean in means.items()}}, *run.hits(out, batch)
 
 
-def _update(run: Run, phase: Phase, progress: Progress, model: nn.Module, optimizer: optim.Optimizer, total: int) -> None:
+def _along(phase: Phase, epoch: int, step: int, total: int) -> float:
+    """How far through the phase the optimiser's step is that this batch, counted from 0, goes into."""
     steps = math.ceil(total / phase.accumulate)
-    done = progress.epoch * steps + math.ceil(progress.step / phase.accumulate) - 1
-    factor = phase.schedule(done / max(phase.epochs * steps, 1))
+    return (epoch * steps + step // phase.accumulate) / max(phase.epochs * steps, 1)
+
+
+def update(run: Run, phase: Phase, progress: Progress, model: nn.Module, optimizer: optim.Optimizer, total: int) -> None:
+    factor = phase.schedule(_along(phase, progress.epoch, progress.step - 1, total))
     for group in optimizer.param_groups:
         group["lr"] = group["rate"] * factor
     scaler = run.accelerator.scaler
+    prune.still(run.held)
     if phase.clip_norm is not None:
         if scaler:
             scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), phase.clip_norm)
     if scaler:
         scaler.step(optimizer)
-        scaler.update()
     else:
         optimizer.step()
+    stepped = _settled(run, scaler)
+    prune.hold(run.held)
     optimizer.zero_grad()
+    if run.shadow and stepped:
+        run.shadow.after("step", run.model, progress.epoch)
+
+
+def _settled(run: Run, scaler: Any) -> bool:
+    """Let the scaler look at what its step gave; False where gradients overflowed, so that it left the step out."""
+    if scaler is None:
+        return True
+    before = scaler.get_scale() if run.shadow else 0.0  # asking waits for the device
+    scaler.update()
+    return not run.shadow or scaler.get_scale() >= before
 
 
 def _finish_epoch(run: Run, phase: Phase, progress: Progress, seconds: float) -> None:
@@ -250,20 +326,39 @@ def _finish_epoch(run: Run, phase: Phase, progress: Progress, seconds: float) ->
     train = {name: value / clips for name, value in sums.items() if name == "loss" or name.startswith("terms.")}
     train["accuracy"] = sums.get("correct", 0.0) / max(sums.get("known", 0.0), 1.0)
     share_buffers(run.accelerator, run.model)
-    val = {name: float(value) for name, value in of_first(run.accelerator, run.score(run.model)).items()}
-    score = float(run.select(val))
-    if math.isnan(score):
-        raise UserError(f"select: the score on val is not a number after epoch {progress.epoch + 1} of phase {phase.name}; choose another")
+    _teacher_after_epoch(run, progress)
+    val, score = _score(run, phase, f"after epoch {progress.epoch + 1} of phase {phase.name}")
     progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
-    better = progress.best is None or score > progress.best["score"]
-    progress.stale = 0 if better else progress.stale + 1
+    whole = phase.prune is None or not phase.prune.grows(progress.epoch)  # what is not pruned in full yet is no candidate
+    better = whole and (progress.best is None or score > progress.best["score"])
+    progress.stale = 0 if better or not whole else progress.stale + 1
     if better:
         rates.set_modes(run.model)  # `score` left everything in eval mode, which would hide the buffers that move
-        progress.best = {"epoch": progress.epoch, "score": score, "state": snapshot(run.model, moving_names(run.model))}
+        progress.best = {"epoch": progress.epoch, "score": score, "state": snapshot(_kept(run, phase), moving_names(run.model))}
     row = {"phase": phase.name, "epoch": progress.epoch, "train": train, "val": val, "best": better, "seconds": round(seconds, 6)}
     progress.rows.append(row)
     run.screen.scored(row)
     run.track(row, len(progress.rows))
+
+
+def _teacher_after_epoch(run: Run, progress: Progress) -> None:
+    if run.shadow:
+        run.shadow.after("epoch", run.model, progress.epoch)
+        share_buffers(run.accelerator, run.shadow.model)
+        run.shadow.recall(of_first(run.accelerator, run.shadow.memory()), run.accelerator.device)
+
+
+def _kept(run: Run, phase: Phase) -> nn.Module:
+    return run.shadow.model if run.shadow and phase.keep == "teacher" else run.model
+
+
+def _score(run: Run, phase: Phase, when: str) -> tuple[dict[str, float], float]:
+    """Every metric of val, and the one that decides."""
+    val = {name: float(value) for name, value in of_first(run.accelerator, run.score(_kept(run, phase))).items()}
+    score = float((phase.select or run.select)(val))
+    if math.isnan(score):
+        raise UserError(f"select: the score on val is not a number {when}; choose another")
+    return val, score
 
 
 def _keep_best(run: Run, phase: Phase, progress: Progress) -> None:
@@ -291,6 +386,7 @@ def _save(run: Run, progress: Progress, optimizer: optim.Optimizer) -> None:
             "model": snapshot(run.model, moving_names(run.model)),
             "optimizer": optimizer.state_dict(),
             "scaler": scaler.state_dict() if scaler else None,
+            "teacher": run.shadow.state(moving_names(run.model)) if run.shadow else None,
         }
     )
     _write_history(run, progress)

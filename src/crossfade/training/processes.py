@@ -34,3 +34,10 @@ def share_buffers(accelerator: Accelerator, model: nn.Module) -> None:
     if accelerator.num_processes > 1:
         for buffer in model.buffers():
             torch.distributed.broadcast(buffer, 0)
+
+
+def share_parameters(accelerator: Accelerator, model: nn.Module) -> None:
+    """Give every process the first one's weights, as it will be when they train."""
+    if accelerator.num_processes > 1:
+        for parameter in model.parameters():
+            torch.distributed.broadcast(parameter.data, 0)

@@ -47,6 +47,9 @@ def _matcher(model: nn.Module, pattern: str, where: str):
         stages = model.get_submodule(path).stages
     except AttributeError:
         raise UserError(f"{where}: {pattern!r} names stages, but {path!r} has none; {_nearest(model, path)}") from None
+    note = getattr(model.get_submodule(path), "note", "")
+    if len(stages) == 1 and note:  # type: ignore[arg-type]
+        raise UserError(f"{where}: {pattern!r} names stages, but {path!r} is one stage only: {note}")
     matches = [_dotted(f"{path}.stages.{index}") for index in range(len(stages))[start:stop]]  # type: ignore[arg-type]
     return lambda name: any(match(name) for match in matches)
 
