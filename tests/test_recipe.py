@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from crossfade import build, recipe, settings
 from crossfade.clip import UserError
@@ -35,7 +36,8 @@ def test_its_model_can_be_built_without_weights_and_its_rates_fit(name):
     for encoder in found.model.encoders.values():
         encoder.update({"config": small} if encoder["use"] == "wavlm" else {})
     model = build.model(found, {target: ["a", "b", "c"] for target in found.targets}, pretrained=False)
-    for phase in build.phases(found):
+    classes = {target: ["a", "b", "c"] if found.data.domains is None else ["cough", "non-cough"] for target in found.targets}
+    for phase in build.phases(found, classes, {target: torch.full((len(names),), 3.0) for target, names in classes.items()}):
         rates.resolve(model, phase.rates, where=phase.name)
 
 

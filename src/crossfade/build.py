@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from crossfade import data, models, training, use
 from crossfade.clip import Clip, Corpus, Spec, UserError
+from crossfade.data.domains import Domains, split_across
 from crossfade.data.images import packed_corpus
 from crossfade.data.intake import Stream
 from crossfade.data.loader import View
 from crossfade.data.ravdess import RAVDESS_FOLDS, parse
 from crossfade.data.split import Splits, split
+from crossfade.evaluation import METRICS
 from crossfade.models.model import JOINT, Fused
-from crossfade.recipe import PhaseSpec, Recipe, one_of
+from crossfade.recipe import one_of
+from crossfade.spec import PhaseSpec, Recipe, TeacherSpec
+from crossfade.training.balance import Counts
+from crossfade.training.by_class import in_class_order
 from crossfade.training.loop import Phase
 from crossfade.training.prune import Prune
+from crossfade.training.teacher import Teacher
 from crossfade.training.terms import Objective
 
 
@@ -41,10 +47,20 @@ def guess_corpus(path: Path | None) -> Corpus:
 def splits(recipe: Recipe, clips: list[Clip]) -> list[Splits]:
     """One split, or one a fold where the recipe asks for folds and names none."""
     given = recipe.data.split
+    domains = domains_of(recipe)
+    if domains:
+        if given["folds"]:
+            raise UserError("data.split.folds: cross-validation over two domains is not there; leave it out, or leave data.domains out")
+        return [split_across(clips, domains, lambda own: use.call(split, given, own))]
     if not given["folds"] or given["fold"] is not None:
         return [use.call(split, given, clips)]
     count = given["folds"] if isinstance(given["folds"], int) else len(RAVDESS_FOLDS if given["folds"] == "ravdess" else given["folds"])
     return [use.call(split, {**given, "fold": number}, clips) for number in range(count)]
+
+
+def domains_of(recipe: Recipe) -> Domains | None:
+    spec = recipe.data.domains
+    return Domains(tuple(spec.source), tuple(spec.target), spec.labelled, recipe.seed) if spec else None
 
 
 def streams(recipe: Recipe) -> dict[str, Stream]:
@@ -64,21 +80,37 @@ def _made(view: Mapping[str, list[Any]]) -> View:
     return {stream: [use.make(data.AUGMENTATIONS, spec) for spec in specs] for stream, specs in view.items()}
 
 
-def phases(recipe: Recipe) -> list[Phase]:
-    def phase(spec: PhaseSpec) -> Phase:
-        plain = {
-            name: getattr(spec, name)
-            for name in ("name", "epochs", "rates", "sees", "views", "patience", "clip_norm", "accumulate", "steps")
-        }
-        return Phase(
-            **plain,
-            objective=Objective({name: use.make(training.TERMS, term) for name, term in spec.terms.items()}),
-            optimizer=lambda groups: use.make(training.OPTIMIZERS, spec.optimizer, groups),
-            schedule=use.make(training.SCHEDULES, spec.schedule),
-            prune=Prune(**spec.prune.model_dump()) if spec.prune else None,
-        )
+def phases(recipe: Recipe, classes: Mapping[str, Sequence[str]], counts: Counts) -> list[Phase]:
+    """`counts`: target -> (C,), how many labelled training clips there are of each class, in the order of `classes`."""
+    return [_phase(recipe, spec, classes, counts) for spec in recipe.phases]
 
-    return [phase(spec) for spec in recipe.phases]
+
+CARRIED = ("name", "epochs", "rates", "sees", "views", "patience", "clip_norm", "accumulate", "steps", "balance", "mix", "keep")
+
+
+def _phase(recipe: Recipe, spec: PhaseSpec, classes: Mapping[str, Sequence[str]], counts: Counts) -> Phase:
+    where = f"phases.{spec.name}.terms"
+    terms = {name: in_class_order(term, classes[term["target"]], f"{where}.{name}") for name, term in spec.terms.items()}
+    return Phase(
+        **{name: getattr(spec, name) for name in CARRIED},
+        objective=Objective({name: use.make(training.TERMS, term, counts) for name, term in terms.items()}),
+        optimizer=lambda groups: use.make(training.OPTIMIZERS, spec.optimizer, groups),
+        schedule=use.make(training.SCHEDULES, spec.schedule),
+        prune=Prune(**spec.prune.model_dump()) if spec.prune else None,
+        teacher=_teacher(spec.teacher, counts) if spec.teacher else None,
+        select=selector(spec.select) if spec.select else None,
+    )
+
+
+def _teacher(spec: TeacherSpec, counts: Counts) -> Teacher:
+    given = spec.model_dump()
+    return Teacher(priors=dict(counts) if given.pop("prior") == "source" else {}, **given)
+
+
+def selector(name: str) -> Callable[[Mapping[str, float]], float]:
+    """What training maximises, from the scores of val."""
+    sign = -1.0 if name in METRICS and not METRICS[name].higher_is_better else 1.0
+    return lambda scores: sign * scores[name]
 
 
 def model(recipe: Recipe, classes: Mapping[str, Sequence[str]], *, pretrained: bool = True) -> Fused:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from crossfade import build, judge
 from crossfade.activations import Activations, Cut, cuts
 from crossfade.clip import Clip
 from crossfade.data.intake import Intake
-from crossfade.data.loader import Loader
+from crossfade.data.loader import TEACHER, Loader
+from crossfade.data.sampling import Sampling
 from crossfade.data.stored import Draws, Stored
 from crossfade.training.frozen import Frozen, frozen
 from crossfade.training.rates import resolve
@@ -41,6 +44,7 @@ class Feed:
     _train: Any = field(default=None, repr=False)
     _val: Any = field(default=None, repr=False)
     _regretted: set[str] = field(default_factory=set, repr=False)  # cuts that could not be stored
+    _before: Any = field(default=None, repr=False)  # what the model said of val as the phase began, where there are two domains
     _last: list[Cut] | None = field(default=None, repr=False)  # the cuts of the trained model
 
     def begin(self, phase: Phase) -> None:
@@ -53,7 +57,7 @@ class Feed:
         train, val = self.parts["train"], self.parts["val"]
         self._train = self._val = None  # their workers end here
         activations = self._activations()
-        chosen = self._cuts(whole=not random)
+        chosen = self._cuts(whole=not random and phase.teacher is None)
         fixed = [cut for cut in chosen if not random & set(cut.streams) or set(cut.streams) <= set(draws)]
         self._say_what_is_not(phase, [cut for cut in chosen if cut not in fixed])
         below = self._below(phase)
@@ -67,8 +71,29 @@ class Feed:
         share["workers"] = self.desk.workers(train)
         loader = self.desk.loader(train, self.intake, build.view(self.desk.recipe, sees))
         loader.samples.draws = draws
-        self._train = replace(_with(loader, kept["train"]), **share)
+        taught = self._taught(phase, activations, chosen) if phase.teacher else []
+        if phase.teacher:
+            loader.samples.teacher = build.view(self.desk.recipe, phase.teacher.sees)
+        self._train = replace(_with(loader, [*kept["train"], *taught]), order=self._order(phase, loader), **share)
         self._val = _with(self.desk.loader(val, self.intake), kept["val"])
+        self._before = judge.answer(self.desk, self.model, self._val)[self.desk.recipe.targets[0]] if self.desk.domains else None
+
+    def _taught(self, phase: Phase, activations: Activations, chosen: Sequence[Cut]) -> list[Stored | None]:
+        """What stands still of the clips as the teacher sees them, where it sees them clean."""
+        sees = phase.teacher.sees if phase.teacher else None
+        changed = {name for name, specs in self.desk.recipe.data.views[sees].items() if specs} if sees else set()
+        clean = [cut for cut in chosen if not changed & set(cut.streams)]
+        found = [activations.stored(cut, self.parts["train"], of="train ") for cut in clean]
+        return [replace(stored, suffix=TEACHER) if stored else None for stored in found]
+
+    def _order(self, phase: Phase, loader: Loader) -> Callable[[torch.Generator], list[torch.Tensor]] | None:
+        """Which rows each batch holds, where the phase says more than every clip once."""
+        mix = None if phase.mix is None else (phase.mix.get("source", 0.0), phase.mix.get("target", 0.0))
+        if mix is None and phase.balance == "none":
+            return None
+        labels = loader.labels[self.desk.recipe.targets[0]]
+        domains = loader.labels.get("domain", torch.zeros_like(labels))
+        return lambda generator: Sampling(phase.balance, mix).batches(labels, domains, loader.batch, generator)
 
     def batches(self, phase: Phase, epoch: int, start: int) -> Served:
         """What is left of an epoch's batches."""
@@ -76,7 +101,7 @@ class Feed:
 
     def score(self, model: Any) -> dict[str, float]:
         """Every metric of val."""
-        return judge.validate(self.desk, model, self._val)
+        return judge.validate(self.desk, model, self._val, self._before)
 
     def judging(self, clips: list[Clip]) -> Loader:
         """For the last word on a trained model: clean clips, streams apart, so that any of them can be hidden."""
@@ -139,5 +164,5 @@ class Feed:
 def _with(loader: Loader, kept: Sequence[Stored | None]) -> Loader:
     """The loader with stored states in place of their streams."""
     stored = [each for each in kept if each]
-    loader.samples.without = frozenset(name for each in stored for name in each.streams)
+    loader.samples.without = frozenset(f"{name}{each.suffix}" for each in stored for name in each.streams)
     return replace(loader, stored=stored)

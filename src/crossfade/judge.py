@@ -6,6 +6,7 @@ import io
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,16 @@ from crossfade.clip import UNKNOWN, Clip, Corpus, UserError
 from crossfade.data.intake import Intake, Reader, take_in
 from crossfade.data.loader import Loader, Samples, auto_workers, label_indices
 from crossfade.evaluation import METRICS
-from crossfade.evaluation.metrics import summary
+from crossfade.evaluation.metrics import scores, summary
+from crossfade.evaluation.operating import operating
 from crossfade.evaluation.predictions import Predictions, concatenate
 from crossfade.evaluation.report import Example
 from crossfade.store import Store
+from crossfade.training import CRITERIA
 
 if TYPE_CHECKING:
     from crossfade.clip import Named
+    from crossfade.data.domains import Domains
     from crossfade.data.loader import View
     from crossfade.recipe import Recipe
 
@@ -50,7 +54,13 @@ class Desk:
         """In this process and whole; `dataclasses.replace` gives it workers and a share."""
         samples = Samples(clips, intake.streams, self.reader, view or {}, build.degrade(self.recipe))
         labels = {target: label_indices(clips, target, self.classes[target]) for target in self.recipe.targets}
+        if self.domains:
+            labels["domain"] = torch.tensor([self.domains.number(clip) for clip in clips], dtype=torch.int64)
         return Loader(samples, labels, self.recipe.data.batch)
+
+    @cached_property
+    def domains(self) -> Domains | None:
+        return build.domains_of(self.recipe)
 
     def one_clip(self) -> Named:
         """A silent, black clip with every stream: {"audio": (1, …), …}, for measuring what one costs."""
@@ -184,9 +194,27 @@ def _table(desk: Desk, clips: list[Clip], split: str, target: str, logits: Tenso
     )
 
 
-def validate(desk: Desk, model: nn.Module, loader: Loader) -> dict[str, float]:
-    """Every metric on a loader's clips without intervals, the mean over the targets where there are several; what training selects by."""
-    return quick_scores(_tables(desk, model, loader, "val"))
+def validate(desk: Desk, model: nn.Module, loader: Loader, before: Predictions | None = None) -> dict[str, float]:
+    """What training selects by: every metric of a loader's labelled clips, and the criteria of the target domain's, which need no labels.
+
+    `before`: the first target's answers for the same clips as the phase began.
+    """
+    tables = answer(desk, model, loader)
+    return quick_scores(tables) | _unlabelled_scores(desk, tables[desk.recipe.targets[0]], before)
+
+
+def answer(desk: Desk, model: nn.Module, loader: Loader) -> dict[str, Predictions]:
+    """One table a target for the clips of val."""
+    return _tables(desk, model, loader, "val")
+
+
+def _unlabelled_scores(desk: Desk, table: Predictions, before: Predictions | None) -> dict[str, float]:
+    """`target.entropy` and its kin, on the target domain's clips."""
+    if desk.domains is None:
+        return {}
+    rows = np.array([domain in desk.domains.target for domain in table.domain], dtype=bool)
+    own, other = table.probability[rows], (before or table).probability[rows]
+    return {f"target.{name}": criterion(own, *([other] if criterion.pair else [])) for name, criterion in CRITERIA.items()}
 
 
 def quick_scores(tables: Mapping[str, Predictions]) -> dict[str, float]:
@@ -195,7 +223,8 @@ def quick_scores(tables: Mapping[str, Predictions]) -> dict[str, float]:
     judged = [table for table in known if len(table)]
     if not judged:
         raise UserError("data.split: no validation clip is labelled, so no best state can be chosen")
-    return {name: float(np.mean([metric(table.true, table.probability) for table in judged])) for name, metric in METRICS.items()}
+    found = [scores(table) for table in judged]
+    return {name: float(np.mean([each[name] for each in found])) for name in METRICS}
 
 
 def hits(recipe: Recipe) -> Callable[[Named, Named], tuple[Tensor, Tensor]]:
@@ -225,16 +254,26 @@ def by_streams(desk: Desk, model: nn.Module, clips: list[Clip], intake: Intake, 
 Tables = Mapping[str, Mapping[str, Predictions]]  # target -> split -> table
 
 
-def measure(tables: Tables, streams: Mapping[str, Predictions], recipe: Recipe) -> dict[str, Any]:
-    """metrics.json: the first target's summary per split at the top, the others' under "heads", the test by streams under "streams"."""
+def measure(
+    tables: Tables, streams: Mapping[str, Predictions], recipe: Recipe, *, train_counts: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """metrics.json: the first target's summary per split at the top, the others' under "heads", the test by streams under "streams".
+
+    For two classes "operating" says where validation would put the threshold, and what that gives on the test.
+    """
 
     def splits(target: str) -> dict[str, Any]:
-        return {split: summary(table.known(), seed=recipe.seed) for split, table in tables[target].items() if len(table.known())}
+        counts = train_counts if target == recipe.targets[0] else None
+        known = {split: table.known() for split, table in tables[target].items()}
+        return {split: summary(table, seed=recipe.seed, train_counts=counts) for split, table in known.items() if len(table)}
 
     first, *others = recipe.targets
     found = {"target": first, **splits(first)}
     if others:
         found["heads"] = {target: splits(target) for target in others}
+    if {"val", "test"} <= tables[first].keys():
+        chosen = operating(tables[first]["val"], tables[first]["test"], train_counts=train_counts)
+        found |= {"operating": chosen} if chosen else {}
     if streams:
         found["streams"] = {name: summary(table.known(), seed=recipe.seed) for name, table in streams.items() if len(table.known())}
     return found

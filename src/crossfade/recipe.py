@@ -2,137 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ValidationError
 
 from crossfade import settings, use
 from crossfade.clip import UserError
 from crossfade.settings import nearest
+from crossfade.spec import DataSpec, DomainsSpec, ModelSpec, PhaseSpec, PruneSpec, Recipe, StoreSpec, TeacherSpec
 
 AS_THE_ENCODER = ("size", "mean", "std")  # of a stream of pictures, where it does not say otherwise
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-SIZE = re.compile(r"([\d.]+)\s*([KMGT]B)")
-UNITS = {"KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
-
-
-def bytes_in(given: Any) -> Any:
-    """ "50 GB" -> 5e10; anything else as it is."""
-    found = SIZE.fullmatch(given.strip().upper()) if isinstance(given, str) else None
-    return float(found[1]) * UNITS[found[2]] if found else given
-
-
-Use = Any  # {use: name, option: value}, or just the name; `use.check` says what is wrong with it, better than a type could
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class DataSpec(_Strict):
-    """Which clips, how they are split, and what of them the model sees."""
-
-    corpus: Use
-    split: dict[str, Any] = {}
-    streams: dict[str, Use] = Field(min_length=1)
-    views: dict[str, dict[str, Any]] = {}  # view -> stream -> augmentations
-    degrade: dict[str, Any] = {}  # stream -> augmentations on every clip, test too: a condition, not a help
-    batch: PositiveInt = 16
-    workers: int = Field(-1, ge=-1)
-    bad_fraction: float = Field(0.05, ge=0, le=1)  # of files that may be unreadable before the run refuses to start
-
-
-class ModelSpec(_Strict):
-    """Encoders → mixers → merger → heads."""
-
-    encoders: dict[str, Use] = Field(min_length=1)
-    init: dict[str, Path] = {}  # part of the model -> bundle or checkpoint it starts from
-    allow_missing: list[str] = []  # patterns of entries that such a file may lack
-    mix: list[Use] = []
-    merge: Use = "each"
-    drop_stream: float = Field(0.0, ge=0, lt=1)
-    heads: dict[str, Use | dict[str, Use]] = Field(min_length=1)  # target -> head, or embedding -> head
-
-
-class PruneSpec(_Strict):
-    """Which share of the weights that learn becomes 0 and stays so: at once, or growing over the phase's first epochs."""
-
-    to: float = Field(gt=0, lt=1)
-    over: NonNegativeInt = 0
-
-
-def prune_keys(given: Any) -> Any:
-    """`prune: 0.8` as keys of PruneSpec."""
-    return given if given is None or isinstance(given, dict) else {"to": given}
-
-
-class PhaseSpec(_Strict):
-    """One stretch of training; see crossfade.training.loop.Phase."""
-
-    name: str
-    epochs: NonNegativeInt
-    rates: dict[str, Rate | None] = Field(min_length=1)
-    terms: dict[str, Use] = Field(min_length=1)
-    sees: str | None = None  # a view; null = the clean clips
-    views: PositiveInt | None = None  # draws of that view before a frozen part, each stored; null = drawn anew each time, not stored
-    optimizer: Use = "adam"
-    schedule: Use = "constant"
-    patience: NonNegativeInt = 0
-    clip_norm: float | None = Field(None, gt=0)
-    accumulate: PositiveInt = 1
-    steps: PositiveInt | None = None
-    prune: Annotated[PruneSpec | None, BeforeValidator(prune_keys)] = None
-
-    @model_validator(mode="after")
-    def _grows_within_its_epochs(self) -> PhaseSpec:
-        if self.prune and self.prune.over > self.epochs:
-            raise UserError(f"phases.{self.name}.prune.over: found {self.prune.over}, but the phase has {self.epochs} epochs")
-        return self
-
-
-class StoreSpec(_Strict):
-    """What is kept between epochs and runs; `store: off` keeps nothing."""
-
-    keep: bool = True
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations; bfloat16 takes half the room and rounds them
-    limit: Annotated[float, BeforeValidator(bytes_in), Field(gt=0, allow_inf_nan=False)] = 0.5  # up to 1: of the free disk; else bytes
-
-
-def store_keys(given: Any) -> Any:
-    """`on` and `off` as keys of StoreSpec."""
-    if isinstance(given, str):
-        if given not in ("on", "off"):
-            raise PydanticCustomError("store", "it is on, off, or keys from keep, dtype, limit")
-        return {"keep": given == "on"}
-    return given
-
-
-class Recipe(_Strict):
-    """The whole recipe, resolved: every default written out, every path absolute."""
-
-    name: str
-    about: str = ""
-    seed: int = 0
-    data: DataSpec
-    model: ModelSpec
-    phases: list[PhaseSpec] = Field(min_length=1)
-    select: str = "macro_f1"
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    store: Annotated[StoreSpec, BeforeValidator(store_keys)] = StoreSpec()
-    track: list[Literal["tensorboard", "wandb", "mlflow"]] = []
-
-    @property
-    def targets(self) -> list[str]:
-        return list(self.model.heads)
-
-    def yaml(self) -> str:
-        return settings.write(self.model_dump(mode="json"))
 
 
 def names() -> list[str]:
@@ -276,8 +158,12 @@ def _agree(recipe: Recipe) -> None:
 def _phase_agrees(recipe: Recipe, phase: PhaseSpec, where: str) -> None:
     from crossfade import training
 
-    if phase.sees:
-        one_of(phase.sees, recipe.data.views, f"{where}.sees")
+    for seen, place in ((phase.sees, "sees"), (phase.teacher and phase.teacher.sees, "teacher.sees")):
+        if seen:
+            one_of(seen, recipe.data.views, f"{where}.{place}")
+    _selects(recipe, phase.select, f"{where}.select")
+    if recipe.data.domains is None and (phase.mix or (phase.teacher and phase.teacher.prior == "source")):
+        raise UserError(f"{where}: mixes domains or aligns to the source, but data.domains names none")
     if phase.views and not (phase.sees and any(recipe.data.views[phase.sees].values())):
         raise UserError(
             f"{where}.views: found {phase.views}, but the phase sees clean clips, of which there is nothing to draw; set `sees`"
@@ -285,9 +171,23 @@ def _phase_agrees(recipe: Recipe, phase: PhaseSpec, where: str) -> None:
     for name, spec in phase.terms.items():
         term = _made(training.TERMS, spec, f"{where}.terms.{name}")
         one_of(term.target, recipe.model.heads, f"{where}.terms.{name}.target")
+        if term.of != "all" and recipe.data.domains is None:
+            raise UserError(f"{where}.terms.{name}.of: found {term.of!r}, but data.domains names no domains")
+        if term.taught and phase.teacher is None:
+            raise UserError(f"{where}.terms.{name}: looks at a teacher, but the phase has none; add teacher: {{}}")
     _made(training.SCHEDULES, phase.schedule, f"{where}.schedule")
     if phase.epochs and not any(phase.rates.values()):
         raise UserError(f"{where}.rates: every part is frozen, so nothing learns; give one a rate, or say epochs: 0")
+
+
+def _selects(recipe: Recipe, name: str | None, where: str) -> None:
+    """A metric of val, or a criterion of the target's clips there, which needs no labels."""
+    from crossfade.evaluation import METRICS
+    from crossfade.training import CRITERIA
+
+    criteria = [f"target.{criterion}" for criterion in CRITERIA] if recipe.data.domains else []
+    if name is not None:
+        one_of(name, [*METRICS, *criteria], where)
 
 
 def _made(table: use.Table, spec: Mapping[str, Any], where: str) -> Any:
@@ -379,5 +279,13 @@ def _readable(path: tuple[Any, ...], raw: Any) -> list[str]:
 
 
 def _keys_at(path: tuple[Any, ...]) -> Iterable[str]:
-    kinds: dict[str, type[BaseModel]] = {"data": DataSpec, "model": ModelSpec, "phases": PhaseSpec, "prune": PruneSpec, "store": StoreSpec}
+    kinds: dict[str, type[BaseModel]] = {
+        "data": DataSpec,
+        "domains": DomainsSpec,
+        "model": ModelSpec,
+        "phases": PhaseSpec,
+        "prune": PruneSpec,
+        "store": StoreSpec,
+        "teacher": TeacherSpec,
+    }
     return next((kinds[key] for key in reversed(path) if key in kinds), Recipe).model_fields

@@ -157,7 +157,8 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
 
 
 def _parts(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    splits = [(name, metrics[name]) for name in ("train", "val", "test") if name in metrics]
+    named = {"train": "train", "val": "val", "test": "test", "before": "test, before adaptation", "source": "test of the source"}
+    splits = [(shown, metrics[name]) for name, shown in named.items() if name in metrics]
     alone = [(f"test, {name}" if "+" in name else f"test, {name} only", found) for name, found in metrics.get("streams", {}).items()]
     heads = [(f"{split}, {head}", found) for head, parts in metrics.get("heads", {}).items() for split, found in parts.items()]
     return [*splits, *alone, *heads]

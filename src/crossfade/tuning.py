@@ -13,10 +13,11 @@ from crossfade import build
 from crossfade.clip import UserError
 from crossfade.deploy import bundle as bundles
 from crossfade.evaluation.writing import whole
-from crossfade.recipe import PhaseSpec, Recipe, one_of
+from crossfade.recipe import one_of
 from crossfade.screen import Terminal
 from crossfade.signals import Stop
 from crossfade.sketch import Sketch, braille, svg
+from crossfade.spec import PhaseSpec, Recipe
 from crossfade.training import finder
 from crossfade.training.finder import Curve
 from crossfade.work import Work

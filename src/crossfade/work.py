@@ -16,9 +16,11 @@ from accelerate.utils import DistributedDataParallelKwargs
 from crossfade import build, judge, settings
 from crossfade.clip import Clip, Corpus, UserError, seed_of
 from crossfade.data.intake import Intake, count_by_streams
+from crossfade.data.loader import label_indices
 from crossfade.data.split import Splits
 from crossfade.deploy import bundle as bundles
 from crossfade.evaluation import METRICS
+from crossfade.evaluation.metrics import summary
 from crossfade.evaluation.predictions import Predictions, concatenate
 from crossfade.evaluation.report import ReportContent, write_report
 from crossfade.feed import Feed
@@ -35,7 +37,9 @@ from crossfade.training.rates import resolve
 if TYPE_CHECKING:
     from crossfade.models.model import Fused
     from crossfade.screen import Terminal
+    from crossfade.training.loop import Phase
 
+BEFORE = "predictions-before.csv"  # of the test clips, by the model before it adapted
 STREAM_PREDICTIONS = "predictions-{}.csv"
 Parts = dict[str, list[Clip]]  # split -> clips
 
@@ -81,12 +85,14 @@ class Work:
         self.screen.judged_by(recipe.select, METRICS[recipe.select].label)
         desk = judge.open_desk(recipe, self.corpus.classes, accelerator.device)
         intake = self._take_in(desk, split)
-        parts = {name: [clip for clip in getattr(split, name) if clip.id in intake.streams] for name in ("train", "val", "test")}
+        sides = {"train": split.train, "val": split.val, "test": split.test, "source": split.aside}
+        parts = {name: [clip for clip in side if clip.id in intake.streams] for name, side in sides.items()}
         _refuse_empty(parts, recipe, desk.classes)
         _refuse_deaf(parts["train"], intake, desk)
         model = self._model(desk.classes)
         notes = self._notes(desk, split, intake, model)
-        return Feed(desk, model, parts, intake, accelerator, self.screen, self.stop, build.phases(recipe)), notes
+        phases = build.phases(recipe, desk.classes, _class_counts(parts["train"], desk.classes))
+        return Feed(desk, model, parts, intake, accelerator, self.screen, self.stop, phases), notes
 
     def _accelerator(self) -> Accelerator:
         recipe = self.recipe
@@ -113,7 +119,7 @@ class Work:
             accelerator.init_trackers("crossfade", config={"recipe": self.recipe.name, "seed": self.recipe.seed})
 
     def _take_in(self, desk: judge.Desk, split: Splits) -> Intake:
-        clips = [*split.train, *split.val, *split.test]
+        clips = [*split.train, *split.val, *split.test, *split.aside]
 
         def advance() -> None:
             step()
@@ -202,8 +208,18 @@ class Work:
             screen=self.screen,
             stop=self.stop,
             track=lambda row, step: feed.accelerator.log(_flat(row), step=step),
-            begin=feed.begin,
+            begin=lambda phase: self._begin(feed, phase),
         )
+
+    def _begin(self, feed: Feed, phase: Phase) -> None:
+        """Ask the model about the test before the first phase that learns from the target domain: the report says what that gave."""
+        feed.begin(phase)
+        path = self.folder / BEFORE
+        adapts = phase.teacher is not None or any(term.of == "target" for term in phase.objective.terms.values())
+        if adapts and feed.desk.domains and self.screen.first and not path.is_file():
+            found = judge.predictions(feed.desk, feed.model, feed.parts["test"], feed.intake, "test")
+            if found:
+                found[self.recipe.targets[0]].write(path)
 
     def _finish(self, feed: Feed, notes: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, Any]:
         """Judge the best state and write the bundle; metrics.json comes last, for it says that the run is finished."""
@@ -215,7 +231,7 @@ class Work:
         bundles.write_json(folder / bundles.ENVIRONMENT, bundles.environment(str(desk.device)))
         by_split = {
             split: judge.predictions(desk, model, parts[split], intake, split, serve=feed.judging)
-            for split in ("val", "test")
+            for split in ("val", "test", "source")
             if parts[split]
         }
         tables = {target: {split: found[target] for split, found in by_split.items()} for target in recipe.targets}
@@ -224,16 +240,26 @@ class Work:
         streams = judge.by_streams(desk, model, parts["test"], intake, serve=feed.judging) if len(desk.reader.streams) > 1 else {}
         for name, table in streams.items():
             table.write(folder / STREAM_PREDICTIONS.format(name))
-        metrics = judge.measure(tables, streams, recipe)
+        metrics = judge.measure(tables, streams, recipe, train_counts=notes["counts"]["train"])
+        before = Predictions.read(folder / BEFORE) if (folder / BEFORE).is_file() else None
+        if before and len(before.known()):
+            metrics["before"] = summary(before.known(), seed=recipe.seed)
         first = judge.pooled(tables)[recipe.targets[0]]
-        self._report(metrics, first, notes, history, judge.examples(intake, desk.reader))
+        self._report(metrics, first, notes, history, judge.examples(intake, desk.reader), before)
         bundles.write_json(folder / bundles.METRICS, metrics)
         Checkpoints(folder / "checkpoint").clear()
         return metrics
 
     def _report(
-        self, metrics: dict[str, Any], table: Predictions, notes: dict[str, Any], history: list[dict[str, Any]], examples: Callable
+        self,
+        metrics: dict[str, Any],
+        table: Predictions,
+        notes: dict[str, Any],
+        history: list[dict[str, Any]],
+        examples: Callable,
+        before: Predictions | None = None,
     ) -> None:
+        domains = self.recipe.data.domains
         content = ReportContent(
             title=f"{self.recipe.name}: {metrics['target']}",
             warnings=notes["warnings"],
@@ -254,6 +280,9 @@ class Work:
             seed=self.recipe.seed,
             multiply_adds=notes.get("multiply_adds"),
             sparsity=notes.get("sparsity", 0.0),
+            before=before,
+            source=metrics.get("source", {}),
+            source_name=", ".join(domains.source) if domains else "",
         )
         write_report(self.folder / bundles.REPORT, content)
 
@@ -289,6 +318,12 @@ def _refuse_empty(parts: Parts, recipe: Recipe, classes: Mapping[str, list[str]]
             raise UserError(f"data.split: {name} has no clip that can be read")
         if not any(target in clip.labels for clip in parts[name] for target in recipe.targets):
             raise UserError(f"data.split: no clip of {name} is labelled with {' or '.join(recipe.targets)}")
+
+
+def _class_counts(clips: list[Clip], classes: Mapping[str, list[str]]) -> dict[str, torch.Tensor]:
+    """Target -> (C,) how many of these clips are labelled with each class."""
+    indices = {target: label_indices(clips, target, names) for target, names in classes.items()}
+    return {target: torch.bincount(found[found >= 0], minlength=len(classes[target])).float() for target, found in indices.items()}
 
 
 def _refuse_deaf(clips: list[Clip], intake: Intake, desk: judge.Desk) -> None:

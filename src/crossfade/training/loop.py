@@ -116,7 +116,7 @@ class Run:
     screen: Screen
     stop: Callable[[], int | None]  # the signal that asked to stop, if one did
     track: Callable[[dict[str, Any], int], None]
-    begin: Callable[[Phase], None] = lambda phase: None  # called once it is set who learns, before a phase's first batch
+    begin: Callable[[Phase], None] = lambda phase: None  # called with the model as a phase begins, once it is set who learns
     saved_at: float = field(default_factory=time.monotonic)
     held: Held = ()  # of the phase under way
     shadow: Shadow | None = None  # its teacher
@@ -171,9 +171,9 @@ def prune_start(run: Run, phase: Phase, progress: Progress) -> None:
 
 def _run_epochs(run: Run, phase: Phase, progress: Progress, saved: dict[str, Any] | None, optimizer: optim.Optimizer) -> None:
     rates.set_modes(run.model)
+    run.begin(phase)  # which sees the model as the phase began, whenever it is called
     if saved:
         restore(run.model, saved["model"])
-    run.begin(phase)
     begin_teacher(run, phase)
     model: nn.Module = run.accelerator.prepare(run.model)  # the optimizer's wrapper looks for packages on disk at every step
     if saved:
