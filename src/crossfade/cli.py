@@ -41,6 +41,7 @@ def train(
     target: Annotated[str | None, typer.Option(help="The label to learn, in place of the recipe's own.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; default runs/RECIPE.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run after a stop, a kill or a crash.")] = None,
+    start: Annotated[Path | None, typer.Option("--from", help="Begin with this finished run's weights, without its phases.")] = None,
     over: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE,VALUE", help="Train one run a value, of several --over one a combination, into --out/NAME."),
@@ -48,10 +49,12 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a recipe; the run folder is the bundle."""
-    if resume and (recipe or overrides or data or target or out or over):
+    if resume and (recipe or overrides or data or target or out or over or start):
         raise UserError("train --resume RUN takes nothing else: the run goes on as it began")
     if recipe is None and resume is None:
         raise UserError("train: give a recipe (`crossfade show recipes` lists them), or --resume RUN")
+    if over and start:
+        raise UserError("train --over trains whole recipes; leave --from out, or say model.init")
     if over:
         _train_over(str(recipe), over, overrides or [], data, target, out, as_json)
         return
@@ -66,7 +69,7 @@ def train(
         if resume:
             metrics = run.resume(folder, screen=screen)
         else:
-            chosen = recipes.load(str(recipe), overrides or [], corpus=data, target=target)
+            chosen = recipes.load(str(recipe), overrides or [], corpus=data, target=target, start=start)
             metrics = run.train(chosen, folder, screen=screen, command=shlex.join(["crossfade", *sys.argv[1:]]))
     if metrics:
         _print_metrics(metrics, folder, as_json)

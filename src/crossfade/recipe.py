@@ -31,8 +31,16 @@ def find(name: str) -> tuple[str, Any]:
     return Path(name).stem, settings.read_file(Path(name))
 
 
-def load(name: str, overrides: Sequence[str] = (), *, corpus: Path | str | None = None, target: str | None = None) -> Recipe:
-    """Find, override, check and resolve. `corpus` is a folder or a CSV; `target` renames the recipe's only head.
+def load(
+    name: str,
+    overrides: Sequence[str] = (),
+    *,
+    corpus: Path | str | None = None,
+    target: str | None = None,
+    start: Path | None = None,
+) -> Recipe:
+    """Find, override, check and resolve. `corpus` is a folder or a CSV; `target` renames the recipe's only head; `start` is a finished
+    run whose weights it begins with and whose phases it leaves out.
 
     The target is renamed first, so that overrides can use the new name; the corpus is set last, so that they can say of what kind it is.
 
@@ -49,7 +57,29 @@ def load(name: str, overrides: Sequence[str] = (), *, corpus: Path | str | None 
     _keep_imagenet(raw, begun)
     if corpus:
         point_at(raw, Path(corpus))
+    if start:
+        _go_on_from(raw, start)
     return resolve(raw, name)
+
+
+def _go_on_from(raw: dict[str, Any], run: Path) -> None:
+    """Begin with a finished run's weights, without the phases that it has been through."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(run / "model.safetensors", "pt") as file:
+            names = file.keys()
+    except (OSError, SafetensorError):
+        raise UserError(f"--from {run}: is no finished run; it has no model.safetensors that can be read") from None
+    parts = sorted({name.partition(".")[0] for name in names})
+    done = {phase["name"] for phase in settings.read_file(run / "recipe.yaml")["phases"] if phase["epochs"]}
+    left = [phase for phase in raw["phases"] if phase.get("name") not in done]
+    if not left:
+        raise UserError(
+            f"--from {run}: it has been through all phases of this recipe ({', '.join(sorted(done))}), so none is left to train"
+        )
+    raw["phases"] = left
+    settings.put(raw, ["model", "init"], {**dict.fromkeys(parts, str(run)), **_mapping(_mapping(raw, "model"), "init")})
 
 
 def _weights(raw: Mapping[str, Any]) -> dict[str, Any]:

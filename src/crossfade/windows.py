@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 COLUMNS: tuple[str, ...] = ("clip", "start", "end", "class", "probability", "error")
 HALF = 0.5  # the threshold where none was chosen on validation clips
 BATCH = 64  # windows judged at a time
+NEARLY = 0.95  # of a window, that a stream takes all the same
 STROKES = 50  # columns a second of a picture's waveform
 EXACT = 6  # decimals of a second: two edges that agree so far are one
 
@@ -319,7 +320,7 @@ def _warn_of_the_unheard(streams: Mapping[str, Any], window: float, hop: float, 
     for name, stream in streams.items():
         rate = stream.spec.rate
         seconds = len(stream.chosen(np.zeros(round(window * rate), np.float32))) / rate
-        if seconds < window - 1 / rate:
+        if seconds < window * NEARLY:
             screen.warn(f"--window {window:g}: stream {name} takes {seconds:g} s of each window; --window {seconds:g} would use all of it")
 
 

@@ -114,12 +114,12 @@ def _stretched(x: Tensor, ratio: float, n_fft: int) -> Tensor:
     spectrum = torch.stft(x, n_fft, hop, window=window, pad_mode="constant", return_complex=True)
     at = torch.arange(0, spectrum.shape[1], 1 / ratio, dtype=torch.float64)
     before, share = at.long(), at.frac()
-    magnitude, angle = pad(spectrum.abs(), (0, 1)), pad(spectrum.angle(), (0, 1))
+    magnitude, angle = pad(spectrum.abs(), (0, 1)), pad(spectrum.angle().double(), (0, 1))  # small errors of a phase add up
     loud = torch.lerp(magnitude[:, before], magnitude[:, before + 1], share.to(x.dtype))
-    due = 2 * math.pi * hop / n_fft * torch.arange(n_fft // 2 + 1, dtype=x.dtype)[:, None]  # what each bin turns in a hop by itself
+    due = 2 * math.pi * hop / n_fft * torch.arange(n_fft // 2 + 1, dtype=torch.float64)[:, None]  # what each bin turns in a hop by itself
     turned = angle[:, before + 1] - angle[:, before] - due
     turned = turned - 2 * math.pi * (turned / (2 * math.pi)).round() + due
-    phase = angle[:, :1] + torch.cumsum(turned, dim=1, dtype=torch.float64) - turned  # the first column keeps its own
+    phase = angle[:, :1] + torch.cumsum(turned, dim=1) - turned  # the first column keeps its own
     return torch.istft(torch.polar(loud, phase.remainder(2 * math.pi).to(x.dtype)), n_fft, hop, window=window, length=round(len(x) * ratio))
 
 
