@@ -27,6 +27,7 @@ LADDER = [
     {"comparison", "windows"},
     {"sweep"},
     {"demo"},
+    {"inventory"},
     {"cli"},
     {"__main__"},
 ]

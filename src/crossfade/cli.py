@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from crossfade.clip import UserError
+from crossfade.inventory import Data, Json, Overrides, print_metrics, show, store
 
 app = typer.Typer(
     help="Fine-tune pretrained audio, image and video models on the clips you have, alone or fused; judge them honestly; ship them.",
@@ -23,14 +24,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-show = typer.Typer(help="What there is: recipes, models, or one finished run.", no_args_is_help=True)
 app.add_typer(show, name="show")
-store = typer.Typer(help="What is kept between runs, decoded clips and activations; `store clear` deletes it.")
 app.add_typer(store, name="store")
-
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable result on standard output.")]
-Data = Annotated[Path | None, typer.Option("--data", help="A folder, or a CSV with one clip a row, in place of the recipe's corpus.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as data.batch=32 or phases.unfreeze.epochs=10.")]
 
 
 @app.command()
@@ -72,7 +67,7 @@ def train(
             chosen = recipes.load(str(recipe), overrides or [], corpus=data, target=target, start=start)
             metrics = run.train(chosen, folder, screen=screen, command=shlex.join(["crossfade", *sys.argv[1:]]))
     if metrics:
-        _print_metrics(metrics, folder, as_json)
+        print_metrics(metrics, folder, as_json)
 
 
 def _train_over(
@@ -138,7 +133,7 @@ def evaluate(
     metrics, table = verbs.evaluate(run, split=split, corpus=data, overrides=overrides or [], screen=Terminal(quiet=as_json))
     if out:
         table.write(out)
-    _print_metrics(metrics, None, as_json)
+    print_metrics(metrics, None, as_json)
 
 
 @app.command()
@@ -146,21 +141,32 @@ def predict(
     run: Annotated[Path, typer.Argument(help="A finished run.")],
     inputs: Annotated[list[Path], typer.Argument(help="Files, folders, or a CSV with media columns.")],
     out: Annotated[Path | None, typer.Option(help="Write the table to this file instead of standard output.")] = None,
+    window: Annotated[float | None, typer.Option(help="Slide over long recordings so many seconds at a time; lists events.")] = None,
+    hop: Annotated[float | None, typer.Option(help="Seconds from one window to the next; default half a window.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Probability of an event; default as validation chose, or 0.5.")] = None,
+    background: Annotated[str | None, typer.Option(help="The class that is no event; default the most frequent.")] = None,
+    silence: Annotated[float, typer.Option(help="Skip windows so many decibels below the loudest; inf skips none.")] = 30.0,
+    picture: Annotated[Path | None, typer.Option(help="A folder for one SVG a recording, its events under the waveform.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of CSV.")] = False,
 ) -> None:
-    """Classify files, any subset of the streams; unreadable ones are reported and the rest are done."""
+    """Classify files, or with --window find events in them; unreadable ones are reported and the rest are done."""
     with _imports():
         from crossfade import run as verbs
+        from crossfade import windows
         from crossfade.screen import Terminal
 
-    rows = list(verbs.predict(run, inputs, screen=Terminal(quiet=as_json)))
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) if as_json else _csv(rows)
+    screen, asked = Terminal(quiet=as_json), {"hop": hop, "threshold": threshold, "background": background, "picture": picture}
+    if window is None and (without := [f"--{name}" for name, value in asked.items() if value is not None]):
+        raise UserError(f"{', '.join(without)}: needs --window SECONDS")
+    found = windows.events(run, inputs, window=window, silence=silence, screen=screen, **asked) if window is not None else None
+    rows = list(found or verbs.predict(run, inputs, screen=screen))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) if as_json else windows.table(rows) if found else _csv(rows)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
     else:
         sys.stdout.write(text)
-    if all("streams" not in row for row in rows):
+    if window is None and all("streams" not in row for row in rows):
         raise UserError("none of these clips can be read")
 
 
@@ -226,85 +232,6 @@ def demo(out: Annotated[Path, typer.Option(help="Where the clips and the runs go
     print(f"report: {report}")
 
 
-@show.command("recipes")
-def show_recipes(as_json: Json = False) -> None:
-    """The recipes that come with the package."""
-    from crossfade import shelf
-
-    _print_rows(shelf.recipe_rows(), as_json)
-
-
-@show.command("recipe")
-def show_recipe(name: str, overrides: Overrides = None, data: Data = None) -> None:
-    """One recipe, resolved: every key and every default written out."""
-    from crossfade import recipe as recipes
-
-    sys.stdout.write(recipes.load(name, overrides or [], corpus=data).yaml())
-
-
-@show.command("models")
-def show_models(as_json: Json = False) -> None:
-    """Encoders, mixers, mergers and heads, with their parameters and options."""
-    from crossfade import shelf
-
-    _print_rows(shelf.model_rows(), as_json)
-    if not as_json:
-        print(shelf.counted_for())
-
-
-@show.command("run")
-def show_run(run: Path, as_json: Json = False) -> None:
-    """A finished run: what it is, how good it was."""
-    from crossfade.deploy import bundle as bundles
-
-    if not (run / bundles.METRICS).is_file():
-        raise UserError(f"{run}: has no {bundles.METRICS}, so it is not a finished run")
-    _print_metrics(bundles.read_json(run / bundles.METRICS), run, as_json)
-
-
-@store.callback(invoke_without_command=True)
-def store_listing(context: typer.Context, as_json: Json = False) -> None:
-    """What is kept between runs: which computation, which recipes used it, how large, when last; `store clear` deletes it."""
-    if context.invoked_subcommand:
-        return
-    from dataclasses import asdict
-
-    from crossfade.stock import listing
-    from crossfade.store import Store, limit_text, size_text
-
-    kept = Store()
-    entries = listing(kept.root)
-    size = sum(entry.bytes for entry in entries)
-    if as_json:
-        print(json.dumps({"root": kept.root, "bytes": size, "shelves": [asdict(entry) for entry in entries]}, default=str))
-        return
-    if entries:
-        _print_rows([entry.row() for entry in entries], as_json)
-    print(f"{size_text(size)} in {kept.root}; limit: {limit_text(kept.limit)}, unless the recipe's store.limit says otherwise")
-
-
-@store.command("clear")
-def store_clear(
-    names: Annotated[list[str] | None, typer.Argument(help="Only these, by the names that `crossfade store` lists.")] = None,
-    older_than: Annotated[float | None, typer.Option(min=0, metavar="DAYS", help="Only what no run has used for so many days.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Only what this recipe has used.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Delete what is kept, all of it or what fits every choice made here. Nothing is lost: it is computed anew when it is needed."""
-    from crossfade.settings import nearest
-    from crossfade.stock import clear, listing
-    from crossfade.store import default_root, size_text
-
-    root = default_root()
-    entries = listing(root)
-    known = {"NAME": [entry.name for entry in entries], "--recipe": sorted({name for entry in entries for name in entry.recipes})}
-    for what, found in [*(("NAME", name) for name in names or []), *([("--recipe", recipe)] if recipe else [])]:
-        if found not in known[what]:
-            raise UserError(f"store clear {what}: found {found!r}, {nearest(found, known[what])}")
-    freed = clear(root, names=names or [], older_than_days=older_than, recipe=recipe)
-    print(json.dumps({"root": str(root), "freed": freed}) if as_json else f"freed {size_text(freed)} in {root}")
-
-
 @contextlib.contextmanager
 def _imports() -> Iterator[None]:
     """What is imported stays to the end: the garbage collector need not search it, neither meanwhile nor whenever it sweeps later."""
@@ -327,26 +254,6 @@ def _stoppable(command: str) -> Iterator[None]:
     except Interrupted as stopped:
         print(f"stopped; go on with: {command}", file=sys.stderr)
         raise typer.Exit(128 + stopped.signal) from None
-
-
-def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(rows, ensure_ascii=False))
-        return
-    from crossfade.screen import print_rows
-
-    print_rows(rows)
-
-
-def _print_metrics(metrics: dict[str, Any], folder: Path | None, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"run": str(folder), **metrics} if folder else metrics, ensure_ascii=False))
-        return
-    from crossfade.screen import print_metrics
-
-    print_metrics(metrics)
-    if folder and (folder / "report.html").is_file():
-        print(f"report: {folder / 'report.html'}")
 
 
 def _csv(rows: list[dict[str, Any]]) -> str:
