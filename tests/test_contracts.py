@@ -27,12 +27,14 @@ TINY_WAVLM = {
 OPTIONS = {  # per entry: several sets of small options
     "light_cnn": [{}, {"tokens": 4, "width": 12}],
     "audio_resnet18": [{}, {"tokens": 3}],
+    "vggish": [{"frames": 16, "mels": 32}, {"frames": 35, "mels": 16, "rows": "time"}],
     "wavlm": [
         {"config": TINY_WAVLM},
         {"config": TINY_WAVLM | {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}, "normalize": True},
     ],
     "frame_cnn": [{"width": 8}],
     "picture_cnn": [{"width": 8}, {"width": 4, "depth": 2, "channels": 3}],
+    "depthwise_stack": [{}, {"channels": 3}],
     "mobilenet_v2": [{}, {"channels": 1, "stem_stride": 1}],
     "mobilenet_v4": [{}, {"channels": 1, "stem_stride": 1}],
     "efficientnet_lite0": [{"channels": 2}],

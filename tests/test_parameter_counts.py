@@ -9,9 +9,13 @@ from torch import nn
 
 from crossfade.models import HEADS, MERGERS, MIXERS
 from crossfade.models.audio import audio_resnet18, light_cnn
+from crossfade.models.cost import multiply_adds
+from crossfade.models.depthwise_stack import depthwise_stack
+from crossfade.models.encoder import Encoder
 from crossfade.models.image import efficientnet_b0, mobilenet_v2, resnet18, resnet34, resnet50
 from crossfade.models.model import Fused, count, describe
 from crossfade.models.timm_image import mobilenet_v4
+from crossfade.models.vggish import vggish
 from crossfade.models.wavlm import wavlm
 from crossfade.training.rates import freeze, resolve
 
@@ -82,6 +86,35 @@ def test_mobilenet_v4_as_the_issue_counts_it():
     """The 2,492,448 are those of one channel: its first convolution of [32, 1, 3, 3] has 576 weights fewer."""
     assert count(mobilenet_v4(channels=1)) == 2_492_448
     assert count(mobilenet_v4()) == 2_492_448 + 2 * 32 * 3 * 3
+
+
+def on_a_spectrogram(encoder: Encoder) -> Fused:
+    """A model of 2 classes, as the cough original has."""
+    return Fused(
+        {"audio": encoder}, merge=MERGERS["each"]({"audio": encoder.dim}), heads={"label": {"audio": HEADS["linear"](encoder.dim, 2)}}
+    )
+
+
+def test_vggish_at_96_by_64_as_the_cough_reference_counts_it():
+    encoder = vggish()
+    assert [count(encoder.stages[:4]), count(encoder.stages[4:])] == [4_499_712, 12_289 * 4096 + 4097 * 4096 + 4097 * 128]
+    assert count(on_a_spectrogram(encoder)) == 72_141_442
+    assert f"{count(encoder):,}" in (vggish.__doc__ or "")
+
+
+def test_the_multiply_adds_of_vggish():
+    """863,895,552 of its own, and the 256 of a linear head of 2 classes."""
+    assert multiply_adds(on_a_spectrogram(vggish()), {"audio": torch.zeros(2, 1, 96, 64)}) == 863_895_808
+
+
+def test_the_stand_in_for_machines_without_timm():
+    encoder = depthwise_stack()
+    assert (count(encoder), encoder.dim, len(encoder.stages)) == (3_469_056, 1280, 14)
+    assert f"{count(encoder):,}" in (depthwise_stack.__doc__ or "")
+
+
+def test_mobilenet_v4_with_the_originals_head():
+    assert count(on_a_spectrogram(mobilenet_v4(channels=1))) == 2_495_010
 
 
 @pytest.mark.parametrize(

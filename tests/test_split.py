@@ -117,6 +117,8 @@ def test_by_column():
 def test_auto_is_what_the_corpus_says_and_groups_where_it_says_nothing():
     said = [clip(i, f"g{i}", side=("train", "train", "val", "test")[i % 4]) for i in range(40)]
     assert split(said, by="auto") == split(said, by="column") and len(split(said, by="auto").test) == 10
+    without = [each for each in said if each.split != "val"]
+    assert split(without, by="auto").val == split(without, by="column").val != [] and split(without, by="auto").warnings == []
     assert split(actors(), by="auto", seed=3) == split(actors(), by="group", seed=3)
 
 

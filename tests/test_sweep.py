@@ -43,7 +43,11 @@ def test_values_are_split_at_commas_outside_brackets_and_quotes(text, parts):
         (["model.merge.use=mean,gated", "seed=3"], ["mean", "gated"]),
         (["data.split.ratios=[0.7,0.15,0.15],[0.8,0.1,0.1]"], ["ratios-0.7-0.15-0.15", "ratios-0.8-0.1-0.1"]),
         (["model.encoders.image={use: mobilenet_v2, weights: a.safetensors},{use: resnet18}"], ["mobilenet_v2", "resnet18"]),
-        (["model.encoders.image={use: timm, name: a},{use: timm, name: b}"], ["image-use-timm-name-a", "image-use-timm-name-b"]),
+        (["model.encoders.image={use: timm, name: a},{use: timm, name: b}"], ["timm-name-a", "timm-name-b"]),
+        (
+            ["model.encoders.image={use: a, weights: /x/y.pth},{use: a, weights: /x/y.pth, stem_stride: 1},{use: b, weights: /z.pth}"],
+            ["a", "a-stem_stride-1", "b"],
+        ),
         (["model.encoders.image.weights=/x/a.safetensors,/y/b.safetensors"], ["a", "b"]),
         (["model.encoders.image.weights=/x/a.safetensors,/y/a.safetensors"], ["a-1", "a-2"]),
         (["phases.a.epochs=1,2", "phases.b.epochs=3"], ["a.epochs-1", "a.epochs-2"]),
@@ -110,7 +114,7 @@ def swept(place: Path, demo_clips: Path) -> Path:
 
 
 def test_each_variant_is_the_run_that_train_alone_would_make(swept: Path, place: Path, demo_clips: Path):
-    names = [f"audio-use-light_cnn-width-{width}_seed-{seed}" for width in (32, 16) for seed in (0, 1)]
+    names = [f"light_cnn-width-{width}_seed-{seed}" for width in (32, 16) for seed in (0, 1)]
     assert {path.name for path in swept.iterdir()} == {*names, "sweep.json", "comparison.html"}
     alone = tiny(place, demo_clips, *SHORT, "model.encoders.audio={use: light_cnn, width: 16}", "seed=1")
     run.train(alone, place / "alone", screen=sweep.Terminal(quiet=True))

@@ -77,6 +77,14 @@ class Feed:
         self._train = replace(_with(loader, [*kept["train"], *taught]), order=self._order(phase, loader), **share)
         self._val = _with(self.desk.loader(val, self.intake), kept["val"])
         self._before = judge.answer(self.desk, self.model, self._val)[self.desk.recipe.targets[0]] if self.desk.domains else None
+        self._align(phase)
+
+    def _align(self, phase: Phase) -> None:
+        """Let the teacher's answers keep the shares of classes that the model as it starts finds in the target domain, if that is asked."""
+        spec = next((each.teacher for each in self.desk.recipe.phases if each.name == phase.name), None)
+        if phase.teacher and spec and spec.prior == "start" and self._before is not None and self.desk.domains:
+            rows = [domain in self.desk.domains.target for domain in self._before.domain]
+            phase.teacher.priors[self.desk.recipe.targets[0]] = torch.from_numpy(self._before.probability[rows].mean(0)).float()
 
     def _taught(self, phase: Phase, activations: Activations, chosen: Sequence[Cut]) -> list[Stored | None]:
         """What stands still of the clips as the teacher sees them, where it sees them clean."""

@@ -192,8 +192,8 @@ def _phase_agrees(recipe: Recipe, phase: PhaseSpec, where: str) -> None:
         if seen:
             one_of(seen, recipe.data.views, f"{where}.{place}")
     _selects(recipe, phase.select, f"{where}.select")
-    if recipe.data.domains is None and (phase.mix or (phase.teacher and phase.teacher.prior == "source")):
-        raise UserError(f"{where}: mixes domains or aligns to the source, but data.domains names none")
+    if recipe.data.domains is None and (phase.mix or (phase.teacher and phase.teacher.prior != "uniform")):
+        raise UserError(f"{where}: mixes domains or aligns to what one holds, but data.domains names none")
     if phase.views and not (phase.sees and any(recipe.data.views[phase.sees].values())):
         raise UserError(
             f"{where}.views: found {phase.views}, but the phase sees clean clips, of which there is nothing to draw; set `sees`"

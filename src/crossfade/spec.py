@@ -86,7 +86,7 @@ class TeacherSpec(_Strict):
     rising: bool = False
     center: float | None = Field(None, ge=0, lt=1)
     align: float | None = Field(None, ge=0, lt=1)
-    prior: Literal["source", "uniform"] = "uniform"  # what the teacher's answers are aligned to
+    prior: Literal["start", "source", "uniform"] = "uniform"  # shares of classes that the teacher's answers are aligned to
 
 
 MIXES = {"source": {"source": 1.0, "target": 0.0}, "target": {"source": 0.0, "target": 1.0}}

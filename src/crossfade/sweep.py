@@ -210,13 +210,25 @@ def _only(key: str, path: str, parts: Mapping[str, list[str]], count: int) -> bo
 
 
 def _labels(path: str, values: Sequence[str], key: str) -> list[str]:
-    """What to call each value: a word stands for itself, a number says of what; of a whole spec its `use` where that tells them apart."""
+    """What to call each value: a word stands for itself, a number says of what; a whole spec is its `use` and what tells it apart."""
     parsed = [settings.read(value, f"--over {path}") for value in values]
+    if all(isinstance(each, dict) and isinstance(each.get("use"), str) for each in parsed):
+        return _numbered([_short("-".join([each["use"], *_apart(each, parsed)])) for each in parsed])
     uses = [each.get("use") if isinstance(each, dict) else each for each in parsed]
     words = all(isinstance(use, str) for use in uses) and len(set(map(str, uses))) == len(values)
     found = [_short(str(use)) if words else f"{key}-{_short(value)}" for use, value in zip(uses, values, strict=True)]
-    repeated = len(set(found)) < len(found)
-    return [f"{each}-{number}" for number, each in enumerate(found, 1)] if repeated else found
+    return _numbered(found)
+
+
+def _apart(spec: Mapping[str, Any], specs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of a spec, the options in which others of its `use` differ from it."""
+    rivals = [each for each in specs if each["use"] == spec["use"] and each is not spec]
+    return [f"{key}-{_short(str(value))}" for key, value in spec.items() if any(each.get(key) != value for each in rivals)]
+
+
+def _numbered(names: list[str]) -> list[str]:
+    repeated = len(set(names)) < len(names)
+    return [f"{each}-{number}" for number, each in enumerate(names, 1)] if repeated else names
 
 
 def _short(value: str) -> str:

@@ -14,6 +14,7 @@ from crossfade.clip import Clip, UserError
 from crossfade.data.ravdess import RAVDESS_FOLDS
 
 SPLITS = ("train", "val", "test")
+NOBODY = "no clip says"
 HEARD = "speakers in {} were heard in training"
 FoldLists = Sequence[Sequence[str | int]]
 
@@ -61,7 +62,7 @@ def split(
         raise UserError(f"split: groups are named but by is {by!r}; say by: group, or name no groups")
     ways = {"group": lambda: _by_group(clips, shares, groups or {}, target, seed), "clip": lambda: _by_clip(clips, shares, target, seed)}
     ways["column"] = lambda: _by_column(clips, shares, target, seed)
-    ways["auto"] = ways["column" if any(clip.split for clip in clips) else "group"]
+    ways["auto"] = lambda: _by_auto(clips, shares, groups or {}, target, seed)
     sides, warnings = ways[by]()
     shared = _shared(sides, may_share=by == "clip")
     return _splits(sides, shared + warnings, target)
@@ -114,8 +115,15 @@ def _by_column(clips: list[Clip], shares: dict[str, float], target: str | None, 
         return said, warnings
     side = _greedy(_grouped(said["train"]), {"train": shares["train"]} | lacking, target, seed)
     taken = _gather(said["train"], [side[clip.group] for clip in said["train"]])
-    warnings.append(f"no clip says {' or '.join(lacking)}: taken from the groups that say train")
+    warnings.append(f"{NOBODY} {' or '.join(lacking)}: taken from the groups that say train")
     return {name: said[name] if name != "train" and name not in lacking else taken[name] for name in SPLITS}, warnings
+
+
+def _by_auto(clips: list[Clip], shares: dict[str, float], groups: Mapping, target: str | None, seed: int) -> Assigned:
+    if not any(clip.split for clip in clips):
+        return _by_group(clips, shares, groups, target, seed)
+    sides, warnings = _by_column(clips, shares, target, seed)
+    return sides, [warning for warning in warnings if not warning.startswith(NOBODY)]  # auto says: what is missing is to be taken
 
 
 def _gather(clips: list[Clip], sides: list[str]) -> dict[str, list[Clip]]:

@@ -1,20 +1,24 @@
 """Named tensors to named tensors. The literal tables of this island; `use: name` in a recipe picks from them."""
 
 from crossfade.models.audio import audio_resnet18, light_cnn
+from crossfade.models.depthwise_stack import depthwise_stack
 from crossfade.models.fusion import concat, cross_attention, each, gated, mean
 from crossfade.models.heads import linear, mlp
 from crossfade.models.image import efficientnet_b0, mobilenet_v2, resnet18, resnet34, resnet50
 from crossfade.models.picture_cnn import picture_cnn
 from crossfade.models.timm_image import efficientnet_lite0, mobilenet_v4, timm
+from crossfade.models.vggish import vggish
 from crossfade.models.video import frame_cnn
 from crossfade.models.wavlm import wavlm
 
 ENCODERS = {
     "light_cnn": light_cnn,
     "audio_resnet18": audio_resnet18,
+    "vggish": vggish,
     "wavlm": wavlm,
     "frame_cnn": frame_cnn,
     "picture_cnn": picture_cnn,
+    "depthwise_stack": depthwise_stack,
     "mobilenet_v2": mobilenet_v2,
     "mobilenet_v4": mobilenet_v4,
     "efficientnet_lite0": efficientnet_lite0,

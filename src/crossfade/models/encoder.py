@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from crossfade.clip import Spec, Tokens
+from crossfade.models.lone import allow_lone_values
 
 if TYPE_CHECKING:
     from crossfade.clip import Named
@@ -38,6 +39,7 @@ class Encoder(nn.Module):
         self.dim, self.spec, self.report, self.note = dim, spec, report, note
         self.begin = begin
         self.rebuild: dict[str, object] = {}
+        allow_lone_values(self)
 
     def run(self, state: Named, start: int = 0, stop: int | None = None) -> Named:
         """Run the stages start … stop − 1 (None: to the last) on a state."""

@@ -13,8 +13,8 @@ from torch import nn
 from crossfade import use as tables
 from crossfade.clip import Spec, UserError
 from crossfade.models.encoder import Encoder
-from crossfade.models.masks import begin_zero
-from crossfade.models.surgery import Adapt, Rename, shown, start_from
+from crossfade.models.masks import begin_pictures
+from crossfade.models.surgery import Adapt, Rename, start_from
 from crossfade.models.video import PerFrame
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def resnet18(
 ) -> Encoder:
     """torchvision's ResNet18 without its classifier, on each frame; 11,176,512 parameters with 3 channels, in 5 stages.
 
-    (B, T, channels, H, W) -> Tokens (B, T, 512). `weights`: "imagenet" (torchvision's first), a file with torchvision's or our names, a
-    bundle, or null for a random start. Another number of channels adapts the first convolution as `adapt` says; `stem_stride: 1` keeps
+    (B, T, channels, H, W), or with one channel a spectrogram (B, 1, M, T) as one frame -> Tokens (B, T, 512). `weights`: "imagenet"
+    (torchvision's first), a file with torchvision's or our names, a bundle, or null for a random start. Another number of channels adapts the first convolution as `adapt` says; `stem_stride: 1` keeps
     the maps of small pictures twice as large. UserError where weights cannot be had or do not fit, unless `allow_missing` names the rest.
     """
     from torchvision.models import ResNet18_Weights
@@ -172,42 +172,8 @@ def started(
     allow: Sequence[str],
     spare: Sequence[str],
 ) -> Encoder:
-    """`start_from`, for which a file of another network is an error that names the encoder it fits. `spare` entries may be left over."""
-    try:
-        encoder = start_from(encoder, weights, named={"imagenet": named}, rename=rename, adapt=adapt, allow=allow)
-        _refuse_surplus(encoder, rename, tuple(spare))
-        return encoder
-    except UserError as error:
-        fits = _fitting(str(weights))
-        hint = f"; this file fits `use: {fits[0]}`" if fits else ""
-        raise UserError(f"{error}{hint}") from error
-
-
-def _refuse_surplus(encoder: Encoder, rename: Rename, spare: tuple[str, ...]) -> None:
-    """A ResNet34's weights fill a ResNet18 and leave some over: not what anybody meant."""
-    if encoder.report is None:
-        return
-    parts = {name.split(".")[0] for name in rename} | {"stages"}
-    over = [name for name in encoder.report.unexpected if name.split(".")[0] in parts and not name.startswith(spare)]
-    if over:
-        raise UserError(f"weights: {encoder.report.source}: {len(over)} of its entries ({shown(over)}) have no place in this encoder")
-
-
-def _fitting(weights: str) -> list[str]:
-    """The picture encoders that a file fits."""
-    from crossfade.models import ENCODERS
-
-    if torch.get_default_device().type == "meta" or not Path(weights).exists():  # meta: this is one of those tried below
-        return []
-    with torch.device("meta"):
-        return [name for name, make in ENCODERS.items() if tables.accepts(make, "channels") and _takes(make, weights)]
-
-
-def _takes(make: Callable[..., Encoder], weights: str) -> bool:
-    try:
-        return not tables.accepts(make, "name") and make(weights=weights) is not None
-    except UserError:
-        return False
+    """`start_from` for the picture networks, of which some have published weights by name."""
+    return start_from(encoder, weights, named={"imagenet": named}, rename=rename, adapt=adapt, allow=allow, spare=spare)
 
 
 def _started(encoder: Encoder, weights: str | None, choice: WeightsEnum, rename: Rename, *, adapt: Adapt, allow: Sequence[str]) -> Encoder:
@@ -224,7 +190,7 @@ def _resnet(net: ResNet, choice: WeightsEnum, channels: int, stem_stride: StemSt
         PerFrame(layer3=net.layer3),
         PerFrame(layer4=net.layer4, avgpool=net.avgpool, flatten=nn.Flatten()),
     ]
-    return Encoder(stages, dim=net.fc.in_features, spec=_spec(choice, channels), begin=begin_zero)
+    return Encoder(stages, dim=net.fc.in_features, spec=_spec(choice, channels), begin=begin_pictures)
 
 
 def _featured(features: nn.Sequential, dim: int, choice: WeightsEnum, channels: int, stem_stride: StemStride) -> Encoder:
@@ -234,7 +200,7 @@ def _featured(features: nn.Sequential, dim: int, choice: WeightsEnum, channels: 
     *blocks, top = features
     stages = [PerFrame(block=block) for block in blocks]
     stages.append(PerFrame(block=top, avgpool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()))
-    return Encoder(stages, dim=dim, spec=_spec(choice, channels), begin=begin_zero)
+    return Encoder(stages, dim=dim, spec=_spec(choice, channels), begin=begin_pictures)
 
 
 def _for_channels(first: nn.Conv2d, channels: int) -> nn.Conv2d:

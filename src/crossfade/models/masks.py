@@ -31,6 +31,17 @@ def begin_zero(x: Tensor, mask: Tensor | None) -> Named:
     return {"x": x.masked_fill(~_along(mask, x, 1), 0.0), "mask": mask}
 
 
+def begin_pictures(x: Tensor, mask: Tensor | None) -> Named:
+    """(B, T, C, H, W) as `begin_zero`; a spectrogram (B, 1, M, T) as `begin_silent`, and then as one frame (B, 1, 1, M, T).
+
+    That frame is real where any of its columns is.
+    """
+    if x.ndim == 5:
+        return begin_zero(x, mask)
+    begun = {"x": begin_silent(x, mask)["x"][:, None]}
+    return begun if mask is None else {**begun, "mask": mask.any(1, keepdim=True)}
+
+
 def bin_mask(mask: Tensor, bins: int) -> Tensor:
     """(B, T) -> (B, bins): a bin is real where any of its steps is."""
     return F.adaptive_max_pool1d(mask.float(), bins) > 0

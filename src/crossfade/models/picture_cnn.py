@@ -8,7 +8,7 @@ from torch import nn
 
 from crossfade.clip import Spec
 from crossfade.models.encoder import Encoder
-from crossfade.models.masks import begin_zero
+from crossfade.models.masks import begin_pictures
 from crossfade.models.surgery import start_from
 from crossfade.models.video import PerFrame
 
@@ -18,13 +18,13 @@ def picture_cnn(
 ) -> Encoder:
     """`depth` pairs of 3×3 convolutions with batch normalisation, each of twice the channels and half the side of the one before.
 
-    (B, T, channels, H, W) -> Tokens (B, T, width · 2^(depth − 1)); 286,880 parameters as it is. As in VGG (arXiv 1409.1556), with strides
+    (B, T, channels, H, W), or with one channel a spectrogram (B, 1, M, T) as one frame -> Tokens (B, T, width · 2^(depth − 1)); 286,880 parameters as it is. As in VGG (arXiv 1409.1556), with strides
     in place of pooling. `weights` is a file or bundle to start from.
     """
     widths = [channels, *(width * 2**level for level in range(depth))]
     stages = [PerFrame(pair=_pair(before, after, stride=1 if level == 0 else 2)) for level, (before, after) in enumerate(pairwise(widths))]
     stages[-1].body.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
-    encoder = Encoder(stages, dim=widths[-1], spec=Spec((None, channels, None, None)), begin=begin_zero)
+    encoder = Encoder(stages, dim=widths[-1], spec=Spec((None, channels, None, None)), begin=begin_pictures)
     return start_from(encoder, weights, allow=allow_missing)
 
 

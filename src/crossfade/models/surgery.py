@@ -6,7 +6,7 @@ import json
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from crossfade.clip import UserError
+from crossfade.models.recognise import hint
 
 if TYPE_CHECKING:
     from crossfade.clip import Named
@@ -32,7 +33,7 @@ LINE = 160  # characters of a foreign error in a message
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What happened to every weight. `adapted` and `mismatched` say the two shapes beside the name."""
+    """What happened to every weight. `adapted` and `mismatched` say the two shapes beside the name; `renamed` counts foreign names."""
 
     source: str
     loaded: tuple[str, ...] = ()
@@ -40,6 +41,7 @@ class LoadReport:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     mismatched: tuple[str, ...] = ()
+    renamed: int = 0
 
     def line(self) -> str:
         """One line for the screen."""
@@ -61,12 +63,21 @@ def start_from(
     allow: Sequence[str] = (),
     adapt: Adapt = "sum",
     label: str = "",
+    spare: Sequence[str] | None = None,
 ) -> Encoder:
-    """The encoder with the weights a recipe names: None leaves it random, a key of `named` calls that, else a file or a bundle."""
+    """The encoder with the weights a recipe names: None leaves it random, a key of `named` calls that, else a file or a bundle.
+
+    `spare` are beginnings of names that may be left over of a file, where others may not (a ResNet34's weights fill a ResNet18 too).
+    UserError where the weights do not fit, which names the encoder that they would fit.
+    """
     if weights is None:
         return encoder
     entries = (named or {}).get(weights, lambda: read_weights(Path(weights), known=tuple(named or ())))()
-    encoder.report = load_weights(encoder, entries, rename=rename, allow=allow, adapt=adapt, label=label or weights)
+    try:
+        encoder.report = load_weights(encoder, entries, rename=rename, allow=allow, adapt=adapt, label=label or weights)
+        _refuse_surplus(encoder.report, rename or {}, spare)
+    except UserError as error:
+        raise UserError(f"{error}{hint(entries, encoder.state_dict())}") from error
     return encoder
 
 
@@ -89,8 +100,9 @@ def load_weights(
     entries = source if isinstance(source, Mapping) else read_weights(Path(source))
     label = label or ("weights" if isinstance(source, Mapping) else str(source))
     wanted = module.state_dict()
-    found = _under(entries, wanted, prefix=prefix, rename=rename or {}, label=label)
+    under, found = _under(entries, wanted, prefix=prefix, rename=rename or {}, label=label)
     fitting, report = _fit(found, wanted, adapt=adapt, label=label)
+    report = replace(report, renamed=sum(name.startswith(under) and name.removeprefix(under) not in found for name in entries))
     _refuse_gaps(report, len(wanted), allow)
     module.load_state_dict(fitting, strict=False)
     return report
@@ -154,8 +166,8 @@ def _unwrap(content: object) -> Named:
     return {name.removeprefix("module."): value for name, value in entries.items()} if parallel else entries
 
 
-def _under(entries: Named, wanted: Named, *, prefix: str, rename: Rename, label: str) -> Named:
-    """The entries under the prefix that was asked for or else fits best, by our names."""
+def _under(entries: Named, wanted: Named, *, prefix: str, rename: Rename, label: str) -> tuple[str, Named]:
+    """The prefix that was asked for or else fits best, and the entries under it by our names."""
     prefixes = [prefix] if any(name.startswith(prefix) for name in entries) and prefix else _prefixes(entries)
     views = [{_ours(name.removeprefix(p), rename): t for name, t in entries.items() if name.startswith(p)} for p in prefixes]
     scores = [sum(name in wanted and wanted[name].shape == t.shape for name, t in view.items()) for view in views]
@@ -164,7 +176,7 @@ def _under(entries: Named, wanted: Named, *, prefix: str, rename: Rename, label:
         raise UserError(f"weights: {label}: none of its {len(entries)} entries ({shown(list(entries))}) fits; wanted {shown(list(wanted))}")
     if len(best) > 1 and best[0]:
         raise UserError(f"weights: {label}: {' and '.join(best)} fit equally; use `init` to say which")
-    return views[prefixes.index(best[0])]
+    return best[0], views[prefixes.index(best[0])]
 
 
 def _prefixes(entries: Named) -> list[str]:
@@ -174,7 +186,8 @@ def _prefixes(entries: Named) -> list[str]:
 
 
 def _ours(name: str, rename: Rename) -> str:
-    foreign = max((old for old in rename if name.startswith(old)), key=len, default=None)
+    """By the longest foreign prefix that it has, found by its length: names and prefixes may be hundreds each."""
+    foreign = next((name[:size] for size in range(len(name), 0, -1) if name[:size] in rename), None)
     return name if foreign is None else rename[foreign] + name.removeprefix(foreign)
 
 
@@ -197,6 +210,15 @@ def _fit(found: Named, wanted: Named, *, adapt: Adapt, label: str) -> tuple[Name
         mismatched=tuple(f"{name} {_shape(found[name])} for {_shape(wanted[name])}" for name in differ if name not in turned),
     )
     return fitting, report
+
+
+def _refuse_surplus(report: LoadReport, rename: Rename, spare: Sequence[str] | None) -> None:
+    """Entries of the encoder's own parts that found no place in it; None of `spare`: whatever they are."""
+    parts = {name.split(".")[0] for name in rename} | {"stages"}
+    own = [name for name in report.unexpected if name.split(".")[0] in parts]
+    over = [] if spare is None else [name for name in own if not name.startswith(tuple(spare))]
+    if over:
+        raise UserError(f"weights: {report.source}: {len(over)} of its entries ({shown(over)}) have no place in this encoder")
 
 
 def _refuse_gaps(report: LoadReport, wanted: int, allow: Sequence[str]) -> None:

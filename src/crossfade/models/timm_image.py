@@ -12,7 +12,7 @@ from crossfade.clip import Spec, UserError
 from crossfade.models.cut import Uncuttable, answer, cut
 from crossfade.models.encoder import Encoder
 from crossfade.models.image import StemStride, picture_spec, set_stem_stride, started
-from crossfade.models.masks import begin_zero
+from crossfade.models.masks import begin_pictures
 from crossfade.models.surgery import Adapt, one_line
 from crossfade.models.video import PerFrame
 
@@ -58,8 +58,8 @@ def timm(
 ) -> Encoder:
     """timm's network of this name, such as `vit_tiny_patch16_224` or `resnet50.a1_in1k`, without its classifier, on each frame.
 
-    (B, T, channels, H, W) -> Tokens (B, T, D). `weights`: "imagenet" (those that timm publishes under the name), a file with timm's or our
-    names, a bundle, or null for a random start. `options` go to timm.create_model, such as `img_size: 32`; without a `drop_…` among them
+    (B, T, channels, H, W), or with one channel a spectrogram (B, 1, M, T) as one frame -> Tokens (B, T, D). `weights`: "imagenet" (those
+    that timm publishes under the name), a file with timm's or our names, a bundle, or null for a random start. `options` go to timm.create_model, such as `img_size: 32`; without a `drop_…` among them
     nothing is dropped at random inside. Stages are a stem and the network's blocks, where it can be cut; else it is one, and `note` says
     why. `channels`, `adapt` and `stem_stride` as of `resnet18`.
     UserError for a name or an option that timm does not know, and where weights cannot be had or do not fit.
@@ -72,7 +72,7 @@ def timm(
     spec, pooled = _spec(net, options, channels), Pooled(net)
     own = set(pooled.state_dict())
     stages, dim, note = _staged(pooled, spec, name)
-    encoder = Encoder([PerFrame(stage) for stage in stages], dim=dim, spec=spec, begin=begin_zero, note=note)
+    encoder = Encoder([PerFrame(stage) for stage in stages], dim=dim, spec=spec, begin=begin_pictures, note=note)
     rename = {ours.split(".body.net.")[1]: ours for ours in encoder.state_dict() if ours.split(".body.")[1] in own}
     spare = _classifier(net)
     return started(encoder, weights, lambda: _published(name, options), rename, adapt=adapt, allow=allow_missing, spare=spare)

@@ -37,7 +37,7 @@ class Teacher:
         None  # decay of the mean of its logits, which is taken off them (arXiv 2104.14294 eq. 4; 0.9 in arXiv 2106.07807)
     )
     align: float | None = None  # decay of the mean of its answers, for distribution alignment (arXiv 1911.09785 §3.1)
-    priors: Mapping[str, Tensor] = field(default_factory=dict)  # target -> (C,) shares to align to; uniform where absent
+    priors: dict[str, Tensor] = field(default_factory=dict)  # target -> (C,) shares to align to; uniform where absent
 
     def momentum_of(self, update: int) -> float:
         """m of update 1, 2 …"""
