@@ -149,14 +149,3 @@ def test_it_takes_one_size_and_keeps_the_sound_through_all_layers():
     assert encoder.spec == Spec((1, 96, 64))
     clips = torch.randn(4, 1, 96, 64) * 3 - 10
     assert encoder(clips).x.std(0).mean() > 0.01 * encoder(clips).x.mean(), "clips are told apart before training"
-
-
-@torch.no_grad()
-def test_columns_that_no_pooling_reaches_do_not_matter():
-    encoder = vggish(mels=MELS, frames=35).eval()
-    x = mel(35)
-    changed = x.clone()
-    changed[..., 34] += 50.0
-    whole = encoder(x).x
-    assert encoder.stages[4].body[0].in_features == 512 * 2 * 2
-    assert not torch.equal(encoder(changed).x, whole) or torch.equal(changed[..., :34], x[..., :34])

@@ -48,10 +48,8 @@ def train(
         raise UserError("train --resume RUN takes nothing else: the run goes on as it began")
     if recipe is None and resume is None:
         raise UserError("train: give a recipe (`crossfade show recipes` lists them), or --resume RUN")
-    if over and start:
-        raise UserError("train --over trains whole recipes; leave --from out, or say model.init")
     if over:
-        _train_over(str(recipe), over, overrides or [], data, target, out, as_json)
+        _train_over(str(recipe), over, overrides or [], out, as_json, corpus=data, target=target, start=start)
         return
     with _imports():
         from crossfade import recipe as recipes
@@ -70,16 +68,14 @@ def train(
         print_metrics(metrics, folder, as_json)
 
 
-def _train_over(
-    recipe: str, over: list[str], overrides: list[str], data: Path | None, target: str | None, out: Path | None, as_json: bool
-) -> None:
+def _train_over(recipe: str, over: list[str], overrides: list[str], out: Path | None, as_json: bool, **given: Any) -> None:
     with _imports():
         from crossfade.screen import Terminal, print_comparison
         from crossfade.sweep import sweep
 
     folder, command = out or Path("runs") / f"{Path(recipe).stem}-over", shlex.join(["crossfade", *sys.argv[1:]])
     with _stoppable(command):
-        swept = sweep(recipe, over, folder, overrides, corpus=data, target=target, screen=Terminal(quiet=as_json), command=command)
+        swept = sweep(recipe, over, folder, overrides, screen=Terminal(quiet=as_json), command=command, **given)
     if as_json:
         print(json.dumps(swept.to_json(), ensure_ascii=False))
     else:

@@ -97,6 +97,7 @@ def sweep(
     corpus: Path | str | None = None,
     target: str | None = None,
     screen: Terminal | None = None,
+    start: Path | None = None,
     command: str = "",
 ) -> Swept:
     """Train every combination of `over` ("path=value,value…") into `folder`/NAME and compare those that finish.
@@ -106,7 +107,9 @@ def sweep(
     """
     screen, folder = screen or Terminal(), Path(folder)
     variants = plan(over)
-    chosen = {each.name: recipes.load(recipe, [*overrides, *each.overrides], corpus=corpus, target=target) for each in variants}
+    chosen = {
+        each.name: recipes.load(recipe, [*overrides, *each.overrides], corpus=corpus, target=target, start=start) for each in variants
+    }
     _agree_with_before(folder, {name: each.yaml() for name, each in chosen.items()}, screen)
     folders = {name: folder / name for name in chosen}
     metrics: dict[str, dict[str, Any]] = {}

@@ -49,8 +49,9 @@ def resnet18(
     """torchvision's ResNet18 without its classifier, on each frame; 11,176,512 parameters with 3 channels, in 5 stages.
 
     (B, T, channels, H, W), or with one channel a spectrogram (B, 1, M, T) as one frame -> Tokens (B, T, 512). `weights`: "imagenet"
-    (torchvision's first), a file with torchvision's or our names, a bundle, or null for a random start. Another number of channels adapts the first convolution as `adapt` says; `stem_stride: 1` keeps
-    the maps of small pictures twice as large. UserError where weights cannot be had or do not fit, unless `allow_missing` names the rest.
+    (torchvision's first), a file with torchvision's or our names, a bundle, or null for a random start. Another number of channels adapts
+    the first convolution as `adapt` says; `stem_stride: 1` keeps the maps of small pictures twice as large. UserError where weights cannot
+    be had or do not fit, unless `allow_missing` names the rest.
     """
     from torchvision.models import ResNet18_Weights
     from torchvision.models import resnet18 as build

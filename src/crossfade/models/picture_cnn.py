@@ -18,8 +18,8 @@ def picture_cnn(
 ) -> Encoder:
     """`depth` pairs of 3×3 convolutions with batch normalisation, each of twice the channels and half the side of the one before.
 
-    (B, T, channels, H, W), or with one channel a spectrogram (B, 1, M, T) as one frame -> Tokens (B, T, width · 2^(depth − 1)); 286,880 parameters as it is. As in VGG (arXiv 1409.1556), with strides
-    in place of pooling. `weights` is a file or bundle to start from.
+    (B, T, channels, H, W), or with one channel a spectrogram (B, 1, M, T) as one frame -> Tokens (B, T, width · 2^(depth − 1)); 286,880
+    parameters as it is. As in VGG (arXiv 1409.1556), with strides in place of pooling. `weights` is a file or bundle to start from.
     """
     widths = [channels, *(width * 2**level for level in range(depth))]
     stages = [PerFrame(pair=_pair(before, after, stride=1 if level == 0 else 2)) for level, (before, after) in enumerate(pairwise(widths))]

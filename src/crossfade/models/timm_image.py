@@ -59,9 +59,9 @@ def timm(
     """timm's network of this name, such as `vit_tiny_patch16_224` or `resnet50.a1_in1k`, without its classifier, on each frame.
 
     (B, T, channels, H, W), or with one channel a spectrogram (B, 1, M, T) as one frame -> Tokens (B, T, D). `weights`: "imagenet" (those
-    that timm publishes under the name), a file with timm's or our names, a bundle, or null for a random start. `options` go to timm.create_model, such as `img_size: 32`; without a `drop_…` among them
-    nothing is dropped at random inside. Stages are a stem and the network's blocks, where it can be cut; else it is one, and `note` says
-    why. `channels`, `adapt` and `stem_stride` as of `resnet18`.
+    that timm publishes under the name), a file with timm's or our names, a bundle, or null for a random start. `options` go to
+    timm.create_model, such as `img_size: 32`; without a `drop_…` among them nothing is dropped at random inside. Stages are a stem and
+    the network's blocks, where it can be cut; else it is one, and `note` says why. `channels`, `adapt` and `stem_stride` as of `resnet18`.
     UserError for a name or an option that timm does not know, and where weights cannot be had or do not fit.
     """
     options = options or {}
