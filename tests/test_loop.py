@@ -591,3 +591,12 @@ def test_numpy_scores_survive_the_checkpoint(tmp_path):
     with pytest.raises(Interrupted):
         finish(tmp_path, PHASES, stop=StopAt(9), **made)
     assert len(finish(tmp_path, PHASES, **made)[1]) == 4
+
+
+def test_a_phase_that_selects_the_last_ends_as_its_last_epoch_does(tmp_path: Path):
+    """However badly that scores; the epochs before and the start are no candidates that could win."""
+    model, scores = Toy(), iter([0.9, 0.8, 0.7, 0.6])
+    made = make_run(tmp_path, model, score=lambda model: {"accuracy": next(scores)}, select=lambda found: found["accuracy"])
+    rows = fit(made, [phase(epochs=3, select=lambda found: found["last"])])
+    assert [row["best"] for row in rows] == [True, True, True] and [row["val"]["accuracy"] for row in rows] == [0.8, 0.7, 0.6]
+    assert "last" not in rows[0]["val"]

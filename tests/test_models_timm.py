@@ -37,7 +37,8 @@ def theirs(name: str, **options) -> Any:
 
 
 def pooled(net: Any, x: torch.Tensor) -> torch.Tensor:
-    found = net.forward_head(net.forward_features(x.flatten(0, 1)), pre_logits=True)
+    frames = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)  # as PerFrame lays them out
+    found = net.forward_head(net.forward_features(frames), pre_logits=True)
     return found.unflatten(0, x.shape[:2])
 
 

@@ -1,24 +1,28 @@
-"""The emotion reference's five command templates, each trained from its packaged recipe at tiny size; and its flags, all documented."""
+"""The emotion reference's five command templates at tiny size; every flag of the references documented, every command fitting."""
 
 from __future__ import annotations
 
 import re
 import shlex
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+import typer
 from safetensors.torch import load_file
 
 import crossfade
-from crossfade import build
+from crossfade import build, sweep
+from crossfade.cli import app
 from crossfade.deploy import bundle
 from crossfade.models.model import count
+from crossfade.recipe import names
 from crossfade.training import rates
 
 pytest.importorskip("transformers")
-CLASSES = {"emotion": [f"class {number}" for number in range(8)]}
+CLASSES = {"emotion": [f"class {number}" for number in range(8)], "label": ["cough", "non-cough"]}
+COUNTS = {"label": torch.tensor([96.0, 1273.0])}  # of the cough original's source domain
 LAYERS = 3
 TINY_WAVLM = (
     f"{{hidden_size: 16, num_hidden_layers: {LAYERS}, num_attention_heads: 2, intermediate_size: 24, "
@@ -175,7 +179,7 @@ def test_the_fusion_phase_leaves_both_encoders(train, wavlm, video, warm):
     assert len(equal_stages(run, wavlm, "audio")) == 1 + LAYERS and len(equal_stages(run, video, "video")) == 5
 
 
-# ---- nothing of the original's command line is passed over in silence
+# ---- nothing of the originals' command lines is passed over in silence
 
 FLAGS = re.findall(
     r"--\w+",
@@ -190,25 +194,91 @@ FLAGS = re.findall(
 --fusion_unfreeze_audio --no_fusion_unfreeze_audio --audio_ckpt --video_ckpt --use_face_crop --no_face_crop --num_workers
 """,
 )
-PAGE = Path(__file__).parents[1] / "docs" / "from-the-originals.md"
+COUGH_FLAGS = re.findall(
+    r"--\w+",
+    """
+--data_dir --source_domain --target_domain --out --num_class --backbone --pretrained_model --cur_stage --skip_stage1 --stage1_model_path
+--epochs --lr --wd --early_stopping_patience --finetune_epoch --finetune_lr --finetune_wd --label_smooth --distill_weight
+--momentum_update --center_momentum --apply_center --stage2_ce_conf_thresh --stage2_ce_conf_thresh_pos --stage2_ce_conf_thresh_neg
+--distill_temperature --kd_neg_margin --teacher_ema_warmup --distill_weight_high --distill_weight_low --use_kd_cosine_decay
+--disable_label_smoothing_stage2 --enable_label_smoothing_stage2 --scan_threshold_after_stage2 --no_scan_threshold
+--target_recall_threshold --apply_temperature_scaling --apply_prior_shift --source_prior --target_prior --plot_pr_curve
+--plot_score_histogram --window_size --hop_size --batch_size --test_batch_size --workers --seed --gpu --use_weighted_sampler
+--no_weighted_sampler --use_weighted_sampler_stage2 --use_focal_loss --focal_gamma --focal_alpha --use_bce_pos_weight --bce_pos_weight
+--use_logit_adjustment --logit_adj_tau --ablation_config --use_curriculum_learning --initial_confidence_threshold
+--final_confidence_threshold --use_source_in_stage2 --source_target_ratio --label_ratio --use_sliding_window_filter
+--filter_confidence_threshold --filter_window_size --filter_hop_size --filter_use_silence_removal --no_filter_silence_removal
+--filter_silence_top_db --filter_keep_negatives --filter_neg_conf_threshold
+""",
+)
+HOUSE = Path(__file__).parents[1]
+PAGE = HOUSE / "docs" / "from-the-originals.md"
+PAGES = [*(HOUSE / name for name in ("README.md", "README.zh.md", "CONTRIBUTING.md")), *sorted((HOUSE / "docs").glob("*.md"))]
+
+
+def chapter(beginning: str, end: str = r"\Z") -> str:
+    """The page from one heading to another."""
+    found = re.search(rf"^## {beginning}.*?(?=^## {end}|\Z)", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert found
+    return found[0]
 
 
 @pytest.mark.parametrize("flag", FLAGS)
-def test_every_original_flag_is_documented(flag):
-    assert re.search(rf"(?<![\w-]){flag}(?!\w)", PAGE.read_text(encoding="utf-8"))
+def test_every_flag_of_the_emotion_original_is_documented(flag):
+    assert re.search(rf"(?<![\w-]){flag}(?!\w)", chapter("Emotion", "Two-phase"))
 
 
-def commands() -> list[list[str]]:
-    """The words of every `crossfade train …` in the page's fenced blocks."""
-    blocks = re.findall(r"```bash\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+@pytest.mark.parametrize("flag", COUGH_FLAGS)
+def test_every_flag_of_the_cough_original_is_documented(flag):
+    assert re.search(rf"(?<![\w-]){flag}(?!\w)", chapter("Cough").partition("### Every flag")[2])
+
+
+def commands(page: Path = PAGE) -> list[list[str]]:
+    """The words of every `crossfade …` in a page's fenced blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))[:2] == ["crossfade", "train"]]
+    return [words for line in lines if (words := shlex.split(line, comments=True))[:1] == ["crossfade"]]
 
 
-def test_every_command_of_the_page_fits_its_recipe(tmp_path, monkeypatch):
+def parsed(words: list[str]) -> dict:
+    """What the command line makes of a command, of which nothing is run."""
+    group: Any = typer.main.get_command(app)
+    before = words[1 : words.index(">") if ">" in words else None]
+    while before and before[0] in getattr(group, "commands", {}):
+        group, before = group.commands[before[0]], before[1:]
+    with group.make_context(words[1], list(before)) as context:
+        return context.params
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_documented_command_is_one(page):
+    for words in commands(page):
+        parsed(words)
+
+
+def variants(given: dict) -> list[list[str]]:
+    """The overrides of the run, or of each of an --over."""
+    plans = [each.overrides for each in sweep.plan(given["over"])] if given["over"] else [()]
+    own = [override for override in given["overrides"] or [] if not override.startswith("$")]  # a shell's variable may be anything
+    return [[*own, *plan] for plan in plans]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_documented_training_resolves(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert len(commands()) >= 12
-    for words in commands():
+    for words in commands(page):
+        given = parsed(words) if words[1] == "train" else {}
+        if given.get("recipe") in names():
+            for overrides in variants(given):
+                assert crossfade.load(given["recipe"], overrides, target=given["target"]), words
+
+
+def test_every_command_of_the_originals_fits_its_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trained = [words for words in commands() if words[1] == "train"]
+    assert len(trained) >= 26
+    for words in trained:
         assert words[3:5] == ["--data", "data"]
-        overrides = [word for word in words[5:] if "=" in word]
-        assert learning(words[2], *overrides), words
+        for overrides in variants(parsed(words)):
+            assert learning(words[2], *overrides), words
+            assert build.phases(crossfade.load(words[2], overrides), CLASSES, COUNTS), words

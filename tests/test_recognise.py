@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -96,16 +96,20 @@ def test_what_fits_nothing_gets_no_hint():
     assert hint(nn.Linear(2, 2).state_dict(), ours("resnet18")) == "" and fitting({}) == []
 
 
-def test_a_mismatch_says_what_would_fit_in_a_moment(tmp_path: Path):
-    torch.save(depthwise_stack().state_dict(), tmp_path / "vggish-10086976.pth")  # a path says nothing
-    vggish(mels=16, frames=16), mobilenet_v4(channels=1)
-    for make in (lambda weights: vggish(mels=16, frames=16, weights=weights), lambda weights: mobilenet_v4(channels=1, weights=weights)):
-        began = time.process_time()
+def test_a_mismatch_says_what_would_fit_whatever_the_path_says(tmp_path: Path):
+    weights = str(tmp_path / "vggish-10086976.pth")
+    torch.save(depthwise_stack().state_dict(), weights)
+    for make in (partial(vggish, mels=16, frames=16), partial(mobilenet_v4, channels=1)):
         with pytest.raises(UserError, match=r"this file fits `use: depthwise_stack`$") as error:
-            make(str(tmp_path / "vggish-10086976.pth"))
-        assert "\n" not in str(error.value) and time.process_time() - began < 2.0  # of which building takes most
+            make(weights=weights)
+        assert "\n" not in str(error.value)
+
+
+def test_it_takes_a_moment():
+    entries, wanted = theirs("resnet50"), ours("mobilenet_v4")
     began = time.process_time()
-    assert fitting(theirs("resnet50")) == ["resnet50"] and time.process_time() - began < 0.5
+    assert hint(entries, wanted) == "; this file fits `use: resnet50`"
+    assert time.process_time() - began < 0.5
 
 
 def test_small_encoders_say_it_too(tmp_path: Path):

@@ -214,10 +214,11 @@ def _selects(recipe: Recipe, name: str | None, where: str) -> None:
     """A metric of val, or a criterion of the target's clips there, which needs no labels."""
     from crossfade.evaluation import METRICS
     from crossfade.training import CRITERIA
+    from crossfade.training.loop import LAST
 
     criteria = [f"target.{criterion}" for criterion in CRITERIA] if recipe.data.domains else []
     if name is not None:
-        one_of(name, [*METRICS, *criteria], where)
+        one_of(name, [*METRICS, LAST, *criteria], where)
 
 
 def _made(table: use.Table, spec: Mapping[str, Any], where: str) -> Any:

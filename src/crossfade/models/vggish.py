@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import Tensor, nn
 
 from crossfade.clip import Spec, UserError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from crossfade.clip import Named
 
 WIDTH, DIM = 4096, 128  # of the hidden linear layers, of the answer
+SPREAD = 3.0  # of a natural log-mel around its mean, about
 HALVED = 16  # four poolings leave a sixteenth of each side
 Rows = Literal["bands", "time"]
 LAYOUTS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {  # rows -> axes of the spectrogram (B, 1, M, T), axes that are flattened
@@ -96,11 +98,16 @@ def _linear(before: int, after: int) -> nn.Sequential:
 
 
 def _initialise(stages: list[nn.Module]) -> None:
-    """He's (arXiv 1502.01852): with PyTorch's own, nine layers without normalisation leave next to nothing of the sound."""
-    for layer in nn.ModuleList(stages).modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    """He's (arXiv 1502.01852): with PyTorch's own, nine layers without normalisation leave next to nothing of the sound.
+
+    The first filters sum to 0, so that they begin blind to how loud a recording is, which would drown all else, and bring it to spread 1.
+    """
+    layers = [layer for layer in nn.ModuleList(stages).modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    for layer in layers:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    with torch.no_grad():
+        layers[0].weight.sub_(layers[0].weight.mean((2, 3), keepdim=True)).div_(SPREAD)
 
 
 def _halved(name: str, size: int) -> int:

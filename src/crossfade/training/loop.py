@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from crossfade.clip import Named
 
 HISTORY = "metrics.jsonl"
+LAST = "last"  # a phase that selects by it ends as its last epoch does
 SAVE_EVERY = 600.0  # seconds of an epoch that a kill can cost at most
 SAVE_AFTER = 2.0  # seconds: epochs shorter than this share a checkpoint, which would cost more than they do
 
@@ -185,7 +186,7 @@ def _run_epochs(run: Run, phase: Phase, progress: Progress, saved: dict[str, Any
     try:
         run.held = prune.held(run.model, progress.pruned)
         if not saved and progress.best is None and _start_counts(phase, progress):
-            progress.best = {"epoch": 0, "score": _score(run, phase, f"as phase {phase.name} begins")[1], "state": {}}
+            progress.best = {"epoch": 0, "score": _score(run, phase, 0)[1], "state": {}}
         while progress.epoch < phase.epochs and not (phase.patience and progress.stale >= phase.patience):
             started = time.perf_counter()
             _prune_more(run, phase, progress)
@@ -327,7 +328,7 @@ def _finish_epoch(run: Run, phase: Phase, progress: Progress, seconds: float) ->
     train["accuracy"] = sums.get("correct", 0.0) / max(sums.get("known", 0.0), 1.0)
     share_buffers(run.accelerator, run.model)
     _teacher_after_epoch(run, progress)
-    val, score = _score(run, phase, f"after epoch {progress.epoch + 1} of phase {phase.name}")
+    val, score = _score(run, phase, progress.epoch + 1)
     progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
     whole = phase.prune is None or not phase.prune.grows(progress.epoch)  # what is not pruned in full yet is no candidate
     better = whole and (progress.best is None or score > progress.best["score"])
@@ -352,12 +353,12 @@ def _kept(run: Run, phase: Phase) -> nn.Module:
     return run.shadow.model if run.shadow and phase.keep == "teacher" else run.model
 
 
-def _score(run: Run, phase: Phase, when: str) -> tuple[dict[str, float], float]:
-    """Every metric of val, and the one that decides."""
+def _score(run: Run, phase: Phase, epoch: int) -> tuple[dict[str, float], float]:
+    """Every metric of val after so many epochs, and the one that decides; LAST is always better later."""
     val = {name: float(value) for name, value in of_first(run.accelerator, run.score(_kept(run, phase))).items()}
-    score = float((phase.select or run.select)(val))
+    score = float((phase.select or run.select)({**val, LAST: float(epoch)}))
     if math.isnan(score):
-        raise UserError(f"select: the score on val is not a number {when}; choose another")
+        raise UserError(f"select: the score on val is not a number after epoch {epoch} of phase {phase.name}; choose another")
     return val, score
 
 
