@@ -289,3 +289,15 @@ def test_a_stream_can_be_taken_out_of_a_view():
     phase = '[{name: a, epochs: 1, rates: {"*": 1e-3}, terms: {label: {use: cross_entropy, target: label}}}]'
     found = recipe.load("audio-video", [*(f"{key}=null" for key in gone), "model.merge=each", "model.init={}", f"phases={phase}"])
     assert list(found.data.views["augmented"]) == ["audio"]
+
+
+@pytest.mark.parametrize("encoder", ["{use: mobilenet_v4, channels: 1}", "{use: resnet18, channels: 1}", "depthwise_stack", "picture_cnn"])
+def test_a_picture_network_hears_spectrograms_of_one_channel(encoder):
+    found = recipe.load("cough", [f"model.encoders.audio={encoder}"])
+    model = build.model(found, {"label": ["cough", "non-cough"]}, pretrained=False).train()
+    out = model({"audio": torch.randn(1, 1, 96, 64), "audio.mask": torch.ones(1, 64, dtype=torch.bool)})
+    assert out["label"].shape == (1, 2) and out["label"].isfinite().all(), "a batch of one, too, in train mode"
+
+
+def test_a_picture_network_of_colours_says_how_to_hear_spectrograms():
+    assert "set channels: 1 in the encoder" in refusal("model.encoders.audio={use: mobilenet_v4}", name="cough")

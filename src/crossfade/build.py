@@ -151,10 +151,12 @@ def _heads(spec: Mapping[str, Any], dims: Mapping[str, int], merged: Mapping[str
 
 def _fits(name: str, declared: Spec, expected: Spec) -> None:
     """An encoder's expectations against what its stream declares; None expects nothing."""
-    pairs = zip(declared.shape, expected.shape, strict=False)
-    same_rank = len(declared.shape) == len(expected.shape)
+    shape = (1, *declared.shape) if len(declared.shape) + 1 == len(expected.shape) else declared.shape  # a spectrogram is one frame
+    pairs = zip(shape, expected.shape, strict=False)
+    same_rank = len(shape) == len(expected.shape)
     if not same_rank or any(want is not None and have is not None and have != want for have, want in pairs):
-        raise UserError(f"data.streams.{name}: makes {declared.shape}, but its encoder takes {expected.shape} (None = any)")
+        hint = "; set channels: 1 in the encoder" if len(shape) == 4 and shape[1] == 1 and expected.shape[1:2] == (3,) else ""
+        raise UserError(f"data.streams.{name}: makes {declared.shape}, but its encoder takes {expected.shape} (None = any){hint}")
     for what in ("rate", "mean", "std"):
         have, want = getattr(declared, what), getattr(expected, what)
         if want is not None and have is not None and have != want:
