@@ -167,3 +167,14 @@ def test_tree_errors(tmp_path, files, options, says):
 def test_tree_without_a_root(tmp_path):
     with pytest.raises(UserError, match="is not a folder"):
         tree(root=tmp_path / "none")
+
+
+def test_a_linked_folder_is_read_and_a_ring_of_links_ends(tmp_path: Path):
+    for kind in ("cat", "dog"):
+        (tmp_path / "real" / kind).mkdir(parents=True)
+        (tmp_path / "real" / kind / "1.wav").write_bytes(b"x")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "cat").symlink_to(tmp_path / "real" / "cat")
+    (tmp_path / "corpus" / "dog").symlink_to(tmp_path / "real" / "dog")
+    (tmp_path / "corpus" / "dog" / "again").symlink_to(tmp_path / "corpus")
+    assert [clip.id for clip in tree(root=tmp_path / "corpus").clips] == ["cat/1", "dog/1"]

@@ -15,7 +15,7 @@ from crossfade.evaluation.costs import Cost
 from crossfade.evaluation.intervals import Comparison, Score, Table
 from crossfade.screen import Terminal, print_comparison, print_metrics, print_rows
 
-PHASE = SimpleNamespace(name="unfreeze", epochs=25)
+PHASE = SimpleNamespace(name="unfreeze", epochs=25, select=None)
 
 
 def watched(columns: int = 80, **options) -> tuple[Terminal, io.StringIO]:

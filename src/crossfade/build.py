@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def _phase(recipe: Recipe, spec: PhaseSpec, classes: Mapping[str, Sequence[str]]
         schedule=use.make(training.SCHEDULES, spec.schedule),
         prune=Prune(**spec.prune.model_dump()) if spec.prune else None,
         teacher=_teacher(spec.teacher, counts) if spec.teacher else None,
-        select=selector(spec.select) if spec.select else None,
+        select=Selector(spec.select) if spec.select else None,
     )
 
 
@@ -107,10 +108,15 @@ def _teacher(spec: TeacherSpec, counts: Counts) -> Teacher:
     return Teacher(priors=dict(counts) if given.pop("prior") == "source" else {}, **given)
 
 
-def selector(name: str) -> Callable[[Mapping[str, float]], float]:
-    """What training maximises, from the scores of val."""
-    sign = -1.0 if name in METRICS and not METRICS[name].higher_is_better else 1.0
-    return lambda scores: sign * scores[name]
+@dataclass(frozen=True)
+class Selector:
+    """What training maximises, from the scores of val, by its name."""
+
+    name: str
+
+    def __call__(self, scores: Mapping[str, float]) -> float:
+        lower = self.name in METRICS and not METRICS[self.name].higher_is_better
+        return -scores[self.name] if lower else scores[self.name]
 
 
 def model(recipe: Recipe, classes: Mapping[str, Sequence[str]], *, pretrained: bool = True) -> Fused:

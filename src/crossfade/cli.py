@@ -92,7 +92,7 @@ def find_rate(
     overrides: Overrides = None,
     data: Data = None,
     phase: Annotated[str | None, typer.Option(help="Of this phase; default the first that trains.")] = None,
-    steps: Annotated[int, typer.Option(help="How many, at most; it ends where the loss diverges.")] = 100,
+    steps: Annotated[int, typer.Option(min=20, help="How many, at most; it ends where the loss diverges.")] = 100,
     start: Annotated[Path | None, typer.Option("--from", help="Begin from a finished run's weights, not from the recipe's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the curve to this file as an SVG picture.")] = None,
     as_json: Json = False,

@@ -74,6 +74,8 @@ class Terminal:
         self._metric = (metric, HEADLINES.get(metric, label))
 
     def phase(self, phase: Phase, model: nn.Module) -> None:
+        if not phase.epochs:
+            return
         learn = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         total = sum(parameter.numel() for parameter in model.parameters())
         self.say(f"phase {phase.name}: {learn:,} of {total:,} parameters learn, up to {phase.epochs} epochs")
@@ -96,8 +98,12 @@ class Terminal:
             self.say(f"{self._title} {learnt}  val loss {val['nll']:.4f}  {label} {val[metric]:.3f}{star}")
 
     def kept(self, phase: Phase, best: dict[str, Any]) -> None:
+        if not phase.epochs:
+            return
         which = f"epoch {best['epoch']}" if best["epoch"] else "its start, which no epoch bettered"
-        self.say(f"phase {phase.name}: kept {which} ({self._metric[1]} on val {abs(best['score']):.3f})")
+        own = getattr(phase.select, "name", None)
+        by = f"{HEADLINES.get(own, own)} {best['score']:.3f}" if own else f"{self._metric[1]} on val {abs(best['score']):.3f}"
+        self.say(f"phase {phase.name}: kept {which} ({by})")
 
     def close(self) -> None:
         """Take the bar away, if there is one, and give the cursor back."""

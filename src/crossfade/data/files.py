@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -88,7 +89,7 @@ def tree(
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"tree: root {root} is not a folder")
-    relative = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
+    relative = sorted(path.relative_to(root) for path in _files(root))
     relative = [path for path in relative if not any(part.startswith(".") for part in path.parts)]
     usable = [path for path in relative if path.suffix.lower() in MEDIUM_OF]
     depth, outer = _levels(root, usable, levels)
@@ -97,6 +98,16 @@ def tree(
     if not clips:
         raise UserError(f"tree: no media file in class folders below {root}; expected class/*, domain/class/* or split/class/*")
     return Corpus(clips, classes_of(clips, [target]), _outside(root, relative, set(placed)))
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Every file below a folder, through links to folders too, each folder once."""
+    seen = {root.resolve()}
+    for folder, below, names in os.walk(root, followlinks=True):
+        places = {name: Path(folder, name).resolve() for name in below}
+        below[:] = [name for name in below if places[name] not in seen]
+        seen.update(places.values())
+        yield from (path for name in names if (path := Path(folder, name)).is_file())
 
 
 def classes_of(clips: list[Clip], targets: Iterable[str]) -> dict[str, list[str]]:
