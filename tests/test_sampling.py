@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from crossfade.clip import UNKNOWN, UserError
-from crossfade.data.sampling import NEITHER, SOURCE, TARGET, Sampling, weights
+from crossfade.clip import NEITHER, SOURCE, TARGET, UNKNOWN, UserError
+from crossfade.data.sampling import Sampling, weights
 
 LABELS = torch.tensor([0] * 90 + [1] * 10 + [UNKNOWN] * 60)
 DOMAINS = torch.tensor([SOURCE] * 100 + [TARGET] * 50 + [NEITHER] * 10)

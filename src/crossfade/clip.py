@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     Named = dict[str, Tensor]
 
 
+TEACHER = "@teacher"  # in the names of a batch: a stream as the teacher sees it
+SOURCE, TARGET, NEITHER = 0, 1, -1  # batch["domain"]: where a clip is from, the domain with labels or the one without
 UNKNOWN = -100  # the label index of a clip without that label; PyTorch's ignore_index
 
 

@@ -10,9 +10,9 @@ import torch
 
 from crossfade import build, judge
 from crossfade.activations import Activations, Cut, cuts
-from crossfade.clip import Clip
+from crossfade.clip import TEACHER, Clip
 from crossfade.data.intake import Intake
-from crossfade.data.loader import TEACHER, Loader
+from crossfade.data.loader import Loader
 from crossfade.data.sampling import Sampling
 from crossfade.data.stored import Draws, Stored
 from crossfade.training.frozen import Frozen, frozen

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from crossfade.clip import Clip, UserError, seed_of
-from crossfade.data.sampling import NEITHER, SOURCE, TARGET
+from crossfade.clip import NEITHER, SOURCE, TARGET, Clip, UserError, seed_of
 from crossfade.data.split import HEARD, Splits
 
 SHARES = 1 << 32

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from crossfade.clip import UNKNOWN, Clip, seed_of
+from crossfade.clip import TEACHER, UNKNOWN, Clip, seed_of
 from crossfade.data.intake import Augmentation, Reader
 from crossfade.data.stored import Draws, Stored
 
 if TYPE_CHECKING:
     from crossfade.clip import Named
 
-TEACHER = "@teacher"  # ends the name of a stream as the teacher sees it
 View = Mapping[str, Sequence[Augmentation]]  # stream -> augmentations, in order
 
 

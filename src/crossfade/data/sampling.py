@@ -8,9 +8,8 @@ from itertools import repeat
 import torch
 from torch import Generator, Tensor
 
-from crossfade.clip import UNKNOWN, UserError
+from crossfade.clip import SOURCE, TARGET, UNKNOWN, UserError
 
-SOURCE, TARGET, NEITHER = 0, 1, -1  # numbers of the domains in a batch
 BALANCES = {"none": 0.0, "root": 0.5, "class": 1.0}  # of a class with n clips, each is drawn n ** -power as often
 
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from crossfade.clip import TEACHER
 from crossfade.training.checkpoint import restore, snapshot
 from crossfade.training.terms import DOMAINS
 
 if TYPE_CHECKING:
     from crossfade.clip import Named
 
-VIEW = "@teacher"  # in the names of a batch: what the teacher sees of a stream
 FUSED = "heads"  # what enters the heads is made of all streams as the student sees them
 RARE = 1e-6  # no class is taken for rarer than that, or alignment would divide by nought
 
@@ -131,15 +131,15 @@ def still(model: nn.Module) -> Iterator[Tensor]:
 
 def teachers_view(batch: Named) -> Named:
     """The batch as the teacher sees it: where a stream is there in the teacher's view, that takes the stream's place."""
-    own = {name.partition(VIEW)[0] for name in batch if VIEW in name}
+    own = {name.partition(TEACHER)[0] for name in batch if TEACHER in name}
     replaced = own | {FUSED} if own else own
-    others = {name: tensor for name, tensor in batch.items() if VIEW not in name and not _is_of(name, replaced)}
-    return others | {name.replace(VIEW, ""): tensor for name, tensor in batch.items() if VIEW in name}
+    others = {name: tensor for name, tensor in batch.items() if TEACHER not in name and not _is_of(name, replaced)}
+    return others | {name.replace(TEACHER, ""): tensor for name, tensor in batch.items() if TEACHER in name}
 
 
 def students_view(batch: Named) -> Named:
     """The batch without what the teacher sees."""
-    return {name: tensor for name, tensor in batch.items() if VIEW not in name}
+    return {name: tensor for name, tensor in batch.items() if TEACHER not in name}
 
 
 def unlabelled(batch: Named) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from crossfade.clip import UNKNOWN, UserError
+from crossfade.clip import SOURCE, TARGET, UNKNOWN, UserError
 from crossfade.training import balance as balances
 from crossfade.training.balance import Balance, Counts
 from crossfade.training.course import Amount, at, bounds
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Loss = Callable[[Named, Named, Named | None, float], tuple[Tensor, Tensor]]
 
 Domain = Literal["source", "target", "all"]
-DOMAINS = {"source": 0, "target": 1}  # as in batch["domain"]
+DOMAINS = {"source": SOURCE, "target": TARGET}
 
 
 @dataclass(frozen=True)
