@@ -17,7 +17,7 @@ from tiny import crossfade
 from crossfade.clip import Clip, UserError
 from crossfade.evaluation.events import Event, by_overlap
 from crossfade.screen import Terminal
-from crossfade.windows import Album, Ear, Heard, Passing, Window, averaged, events, table
+from crossfade.windows import Album, Ear, Heard, Passing, Window, _threshold, averaged, events, table
 
 RATE = 16_000
 BEEPS = (3.0, 11.2, 12.9, 31.5, 44.04, 58.9)  # seconds where they begin
@@ -255,3 +255,13 @@ def test_ten_minutes_take_seconds_and_no_more_memory_than_two(run, tmp_path):
     (few, small), (many, large) = listen(2), listen(8)
     assert time.process_time() - begun < 45
     assert (few, many) == (2, 8) and large - small < 4e6
+
+
+def test_validation_clips_of_another_domain_choose_no_threshold(tmp_path: Path):
+    (tmp_path / "metrics.json").write_text(
+        json.dumps({"operating": {"class": "cough", "other": "rest", "threshold": {"macro_f1": {"value": 0.92}}}})
+    )
+    for data, value in (("data: {}", 0.92), ("data: {domains: {source: [a], target: [b]}}", 0.5)):
+        (tmp_path / "recipe.yaml").write_text(data)
+        assert _threshold(tmp_path, "cough", None)[0] == value
+    assert "of another domain" in _threshold(tmp_path, "cough", None)[1] and _threshold(tmp_path, "cough", 0.7)[0] == 0.7

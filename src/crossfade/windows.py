@@ -340,9 +340,14 @@ def _background(folder: Path, classes: list[str], asked: str | None) -> str:
 
 
 def _threshold(folder: Path, name: str, asked: float | None) -> tuple[float, str]:
-    """As asked, or as validation clips chose it for this class or the only other one, or a half; and which of these it is."""
+    """As asked, or as validation clips chose it for this class or the only other one, or a half; and which of these it is.
+
+    Labelled validation clips of a run over two domains are of the other domain than what it is for: they choose nothing here.
+    """
     if asked is not None:
         return asked, "as asked"
+    if settings.read_file(folder / bundles.RECIPE).get("data", {}).get("domains"):
+        return HALF, "a half; the validation clips with labels are of another domain"
     metrics = bundles.read_json(folder / bundles.METRICS) if (folder / bundles.METRICS).is_file() else {}
     choice = metrics.get("operating") or {}
     value = choice.get("threshold", {}).get("macro_f1", {}).get("value")
