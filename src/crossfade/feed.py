@@ -50,7 +50,7 @@ class Feed:
     def begin(self, phase: Phase) -> None:
         """Store what stands still in this phase, whose rates are set, and make its loaders."""
         found, sees = frozen(self.model), phase.sees
-        random = {name for name, specs in self.desk.recipe.data.views[sees].items() if specs} if sees else set()
+        random = self._changed(sees)
         draws = {name: Draws(phase.views, self.desk.recipe.seed) for name in found.stages if phase.views and name in random}
         if phase.views and not draws:
             self.screen.warn(f"phases.{phase.name}.views={phase.views} decides nothing: no stream that view {sees} changes begins frozen")
@@ -82,17 +82,19 @@ class Feed:
     def _align(self, phase: Phase) -> None:
         """Let the teacher's answers keep the shares of classes that the model as it starts finds in the target domain, if that is asked."""
         spec = next((each.teacher for each in self.desk.recipe.phases if each.name == phase.name), None)
-        if phase.teacher and spec and spec.prior == "start" and self._before is not None and self.desk.domains:
-            rows = [domain in self.desk.domains.target for domain in self._before.domain]
-            phase.teacher.priors[self.desk.recipe.targets[0]] = torch.from_numpy(self._before.probability[rows].mean(0)).float()
+        if phase.teacher and spec and spec.prior == "start" and self._before is not None:
+            phase.teacher.priors[self.desk.recipe.targets[0]] = torch.from_numpy(judge.target_shares(self.desk, self._before)).float()
 
     def _taught(self, phase: Phase, activations: Activations, chosen: Sequence[Cut]) -> list[Stored | None]:
         """What stands still of the clips as the teacher sees them, where it sees them clean."""
-        sees = phase.teacher.sees if phase.teacher else None
-        changed = {name for name, specs in self.desk.recipe.data.views[sees].items() if specs} if sees else set()
+        changed = self._changed(phase.teacher.sees if phase.teacher else None)
         clean = [cut for cut in chosen if not changed & set(cut.streams)]
         found = [activations.stored(cut, self.parts["train"], of="train ") for cut in clean]
         return [replace(stored, suffix=TEACHER) if stored else None for stored in found]
+
+    def _changed(self, view: str | None) -> set[str]:
+        """The streams that a view changes at random."""
+        return {name for name, specs in self.desk.recipe.data.views[view].items() if specs} if view else set()
 
     def _order(self, phase: Phase, loader: Loader) -> Callable[[torch.Generator], list[torch.Tensor]] | None:
         """Which rows each batch holds, where the phase says more than every clip once."""

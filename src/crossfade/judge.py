@@ -208,12 +208,21 @@ def answer(desk: Desk, model: nn.Module, loader: Loader) -> dict[str, Prediction
     return _tables(desk, model, loader, "val")
 
 
+def target_shares(desk: Desk, table: Predictions) -> np.ndarray:
+    """(C,) the mean answer to the target domain's clips, of all clips where there are no two domains."""
+    return (_of_target(desk.domains, table) if desk.domains else table.probability).mean(0)
+
+
+def _of_target(domains: Domains, table: Predictions) -> np.ndarray:
+    """(N, C) probabilities of the target domain's clips."""
+    return table.probability[np.array([domain in domains.target for domain in table.domain], dtype=bool)]
+
+
 def _unlabelled_scores(desk: Desk, table: Predictions, before: Predictions | None) -> dict[str, float]:
     """`target.entropy` and its kin, on the target domain's clips."""
     if desk.domains is None:
         return {}
-    rows = np.array([domain in desk.domains.target for domain in table.domain], dtype=bool)
-    own, other = table.probability[rows], (before or table).probability[rows]
+    own, other = (_of_target(desk.domains, each) for each in (table, before or table))
     return {f"target.{name}": criterion(own, *([other] if criterion.pair else [])) for name, criterion in CRITERIA.items()}
 
 

@@ -66,13 +66,15 @@ def _go_on_from(raw: dict[str, Any], run: Path) -> None:
     """Begin with a finished run's weights, without the phases that it has been through."""
     from safetensors import SafetensorError, safe_open
 
+    from crossfade.deploy import bundle as bundles
+
     try:
-        with safe_open(run / "model.safetensors", "pt") as file:
+        with safe_open(run / bundles.WEIGHTS, "pt") as file:
             names = file.keys()
     except (OSError, SafetensorError):
-        raise UserError(f"--from {run}: is no finished run; it has no model.safetensors that can be read") from None
+        raise UserError(f"--from {run}: is no finished run; it has no {bundles.WEIGHTS} that can be read") from None
     parts = sorted({name.partition(".")[0] for name in names})
-    done = {phase["name"] for phase in settings.read_file(run / "recipe.yaml")["phases"] if phase["epochs"]}
+    done = {phase["name"] for phase in settings.read_file(run / bundles.RECIPE)["phases"] if phase["epochs"]}
     left = [phase for phase in raw["phases"] if phase.get("name") not in done]
     if not left:
         raise UserError(

@@ -195,13 +195,13 @@ class Work:
 
     def run(self, feed: Feed) -> Run:
         """What `fit` needs of this run."""
-        recipe, metric = self.recipe, METRICS[self.recipe.select]
+        recipe = self.recipe
         return Run(
             model=feed.model,
             accelerator=feed.accelerator,
             batches=feed.batches,
             score=feed.score,
-            select=lambda scores: scores[recipe.select] * (1.0 if metric.higher_is_better else -1.0),
+            select=build.Selector(recipe.select),
             hits=judge.hits(recipe),
             folder=self.folder,
             seed=recipe.seed,

@@ -14,7 +14,6 @@ from crossfade.clip import Clip, UserError
 from crossfade.data.ravdess import RAVDESS_FOLDS
 
 SPLITS = ("train", "val", "test")
-NOBODY = "no clip says"
 HEARD = "speakers in {} were heard in training"
 FoldLists = Sequence[Sequence[str | int]]
 
@@ -104,7 +103,7 @@ def _by_clip(clips: list[Clip], shares: dict[str, float], target: str | None, se
     return _gather(ordered, [side[name] for name in units]), []
 
 
-def _by_column(clips: list[Clip], shares: dict[str, float], target: str | None, seed: int) -> Assigned:
+def _by_column(clips: list[Clip], shares: dict[str, float], target: str | None, seed: int, *, says_what_it_takes: bool = True) -> Assigned:
     said = _gather(clips, [clip.split for clip in clips])
     if not said["train"]:
         raise UserError("split: by is column, but no clip of the corpus says train; add a split column or say by: group")
@@ -115,15 +114,15 @@ def _by_column(clips: list[Clip], shares: dict[str, float], target: str | None, 
         return said, warnings
     side = _greedy(_grouped(said["train"]), {"train": shares["train"]} | lacking, target, seed)
     taken = _gather(said["train"], [side[clip.group] for clip in said["train"]])
-    warnings.append(f"{NOBODY} {' or '.join(lacking)}: taken from the groups that say train")
+    if says_what_it_takes:
+        warnings.append(f"no clip says {' or '.join(lacking)}: taken from the groups that say train")
     return {name: said[name] if name != "train" and name not in lacking else taken[name] for name in SPLITS}, warnings
 
 
 def _by_auto(clips: list[Clip], shares: dict[str, float], groups: Mapping, target: str | None, seed: int) -> Assigned:
     if not any(clip.split for clip in clips):
         return _by_group(clips, shares, groups, target, seed)
-    sides, warnings = _by_column(clips, shares, target, seed)
-    return sides, [warning for warning in warnings if not warning.startswith(NOBODY)]  # auto says: what is missing is to be taken
+    return _by_column(clips, shares, target, seed, says_what_it_takes=False)  # auto asks for that
 
 
 def _gather(clips: list[Clip], sides: list[str]) -> dict[str, list[Clip]]:
