@@ -24,6 +24,7 @@ TINY_WAVLM = {
     "num_buckets": 16,
     "max_bucket_distance": 20,
 }
+TINY_VIDEOMAE = {"frames": 4, "size": 32, "layers": 2, "dim": 16, "heads": 2, "mlp": 24}
 OPTIONS = {  # per entry: several sets of small options
     "light_cnn": [{}, {"tokens": 4, "width": 12}],
     "audio_resnet18": [{}, {"tokens": 3}],
@@ -33,13 +34,15 @@ OPTIONS = {  # per entry: several sets of small options
         {"config": TINY_WAVLM | {"do_stable_layer_norm": True, "feat_extract_norm": "layer"}, "normalize": True},
     ],
     "frame_cnn": [{"width": 8}],
+    "video_cnn3d": [{"width": 8}],
+    "videomae": [TINY_VIDEOMAE, TINY_VIDEOMAE | {"frames": 6, "patch": 8, "norm": True}],
     "picture_cnn": [{"width": 8}, {"width": 4, "depth": 2, "channels": 3}],
     "depthwise_stack": [{}, {"channels": 3}],
     "mobilenet_v2": [{}, {"channels": 1, "stem_stride": 1}],
     "mobilenet_v4": [{}, {"channels": 1, "stem_stride": 1}],
     "efficientnet_lite0": [{"channels": 2}],
     "efficientnet_b0": [{}],
-    "resnet18": [{}, {"channels": 1}, {"stem_stride": 1}],
+    "resnet18": [{}, {"channels": 1}, {"stem_stride": 1}, {"channels": 1, "tokens": "map"}, {"tokens": "map", "stem_stride": 1}],
     "resnet34": [{}],
     "resnet50": [{}],
     "timm": [

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from crossfade.clip import Corpus, UserError
+from crossfade.clip import Corpus, UserError, classes_in
 from crossfade.data.files import manifest, tree
 
 
@@ -64,10 +64,36 @@ def test_a_name_given_in_the_id_column_is_kept_unless_it_is_not_unique(tmp_path)
     assert [clip.id for clip in corpus.clips] == ["k#row2", "k#row3"]
 
 
+def test_columns_of_several_classes_are_found_and_said(tmp_path):
+    text = "audio,action,kind,group\na.wav,walking|grazing| walking,x,g\nb.wav,|,,g\na.wav,,x,g\nb.wav,running,y,g\n"
+    corpus = manifest(path=table(tmp_path, text))
+    assert corpus.several == ("action",) and corpus.classes == {"action": ["grazing", "running", "walking"], "kind": ["x", "y"]}
+    assert [clip.labels.get("action") for clip in corpus.clips] == ["grazing|walking", "|", None, "running"]
+    assert [classes_in(clip.labels["action"]) for clip in corpus.clips[:2]] == [["grazing", "walking"], []]
+    assert [why.partition(",")[0] for _, why in corpus.skipped] == ["note: action holds '|'"]
+
+
+def test_columns_of_several_classes_are_named(tmp_path):
+    path = table(tmp_path, "audio,action,kind,group\na.wav,10|9,x,g\nb.wav,,y,g\n")
+    none = manifest(path=path, several=[])
+    assert none.several == () and none.classes["action"] == ["10|9"] and none.skipped == []
+    both = manifest(path=path, several=["kind", "action"])
+    assert both.several == ("kind", "action") and both.classes == {"action": ["9", "10"], "kind": ["x", "y"]} and both.skipped == []
+    only = manifest(path=path, targets=["kind"])
+    assert only.several == () and only.classes == {"kind": ["x", "y"]}
+
+
+def test_stored_tensors_are_media(tmp_path):
+    corpus = manifest(path=table(tmp_path, "frames,Mel,y,group\na.pt,a.npy,1,g\n,b.npy,2,h\n", "a.pt", "a.npy", "b.npy"))
+    assert [clip.media for clip in corpus.clips] == [{"frames": tmp_path / "a.pt", "mel": tmp_path / "a.npy"}, {"mel": tmp_path / "b.npy"}]
+    assert list(corpus.classes) == ["y"]
+
+
 @pytest.mark.parametrize(
     ("text", "options", "says"),
     [
         ("audio,mood\na.wav,x\n", {"targets": ["moood"]}, "did you mean 'mood'"),
+        ("audio,mood\na.wav,x|y\n", {"several": ["moood"]}, "several: no column 'moood'; did you mean 'mood'"),
         ("audio,mood\na.wav,x\n", {"media": ["video"]}, "no column 'video'"),
         ("file,mood\na.wav,x\n", {}, "no media column among file, mood"),
         ("audio,mood\nno.wav,x\n", {}, r"none of the files of its 1 rows is there.*no\.wav"),
@@ -178,3 +204,12 @@ def test_a_linked_folder_is_read_and_a_ring_of_links_ends(tmp_path: Path):
     (tmp_path / "corpus" / "dog").symlink_to(tmp_path / "real" / "dog")
     (tmp_path / "corpus" / "dog" / "again").symlink_to(tmp_path / "corpus")
     assert [clip.id for clip in tree(root=tmp_path / "corpus").clips] == ["cat/1", "dog/1"]
+
+
+def test_stray_carriage_returns_end_a_line_too(tmp_path):
+    """As `awk` leaves them where it appends a column to a table with Windows line ends."""
+    (tmp_path / "clips.csv").write_bytes(b"audio,label\r,x\na.wav,cough\r,1.5\n")
+    (tmp_path / "a.wav").write_bytes(b"")
+    found = manifest(path=tmp_path / "clips.csv")
+    assert [clip.labels for clip in found.clips] == [{"label": "cough"}]
+    assert [why for _, why in found.skipped][:2] == ["names no file in audio"] * 2

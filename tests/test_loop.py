@@ -90,6 +90,7 @@ class Quiet:
     def __init__(self):
         self.kept_states: list[dict] = []
         self.steps = 0
+        self.warnings: list[str] = []
 
     def phase(self, phase, model): ...
     def epoch(self, phase, epoch, steps, done): ...
@@ -97,6 +98,9 @@ class Quiet:
         self.steps += steps
 
     def scored(self, row): ...
+    def warn(self, text):
+        self.warnings.append(text)
+
     def kept(self, phase, best):
         self.kept_states.append({"epoch": best["epoch"], "score": best["score"]})
 

@@ -16,6 +16,7 @@ from crossfade.models.image import efficientnet_b0, mobilenet_v2, resnet18, resn
 from crossfade.models.model import Fused, count, describe
 from crossfade.models.timm_image import mobilenet_v4
 from crossfade.models.vggish import vggish
+from crossfade.models.videomae import videomae
 from crossfade.models.wavlm import wavlm
 from crossfade.training.rates import freeze, resolve
 
@@ -211,6 +212,31 @@ def test_the_best_cross_attention_of_the_results_table():
     # 106.40 M: gated head, d 96, and this time a Conv1d on 64 mel bands, with the sequence projection in place
     ours = count(fused("wavlm", "gated", mix={"dim": 96, "heads": 4}, project=False))
     assert ours + conv_on_mels(64, 96) + square(96) == 106_404_489
+
+
+def test_the_wildlife_originals_two_token_transformer():
+    """Ours mark the streams with the 1,024 values that the original declared and never used."""
+    merge = MERGERS["token_transformer"]({"video": 768, "audio": 512})
+    assert (count(merge), count(merge.embeddings.project)) == (6_963_200, 769 * 512 + 513 * 512)
+    assert merge.rule.marks.numel() == 1_024 and "6,963,200" in (MERGERS["token_transformer"].__doc__ or "")
+
+
+def originals_head(classes: int) -> nn.Module:
+    return HEADS["mlp"](512, classes, hidden=256, dropout=0.3, input_dropout=0.3)
+
+
+def wildlife(**classes: int) -> Fused:
+    """VideoMAE base and ResNet18 on mel, the two-token transformer, and a head of two layers a target."""
+    encoders = {"video": videomae(), "audio": resnet18(channels=1)}
+    merge = MERGERS["token_transformer"]({name: encoder.dim for name, encoder in encoders.items()})
+    return Fused(encoders, merge=merge, heads={target: {"joint": originals_head(number)} for target, number in classes.items()})
+
+
+def test_the_wildlife_original():
+    assert [count(originals_head(number)) for number in (5, 11, 20)] == [132_613, 134_155, 136_468]
+    rows = dict(describe(wildlife(species=5, activity=11)))
+    assert (rows["encoders.video"], rows["encoders.audio"], rows["total"]) == (86_225_664, 11_170_240, 104_625_872)
+    assert rows["total"] - rows["heads.activity.joint"] + count(originals_head(20)) == 104_628_185
 
 
 def test_describe_adds_up_and_names_every_part():

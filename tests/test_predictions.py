@@ -74,7 +74,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     path = tmp_path / "predictions.csv"
     table().write(path)
     before = path.read_bytes()
-    monkeypatch.setattr("crossfade.evaluation.predictions._rows", lambda table: (1 / 0 for _ in range(1)))
+    monkeypatch.setattr("crossfade.evaluation.predictions._rows", lambda *_: (1 / 0 for _ in range(1)))
     with pytest.raises(ZeroDivisionError):
         table(seed=1).write(path)
     assert path.read_bytes() == before

@@ -37,7 +37,9 @@ def test_its_model_can_be_built_without_weights_and_its_rates_fit(name):
         encoder.update({"config": small} if encoder["use"] == "wavlm" else {})
     model = build.model(found, {target: ["a", "b", "c"] for target in found.targets}, pretrained=False)
     classes = {target: ["a", "b", "c"] if found.data.domains is None else ["cough", "non-cough"] for target in found.targets}
-    for phase in build.phases(found, classes, {target: torch.full((len(names),), 3.0) for target, names in classes.items()}):
+    shape = {True: (2,), False: ()}
+    counts = {target: torch.full((*shape[target in found.data.several], len(names)), 3.0) for target, names in classes.items()}
+    for phase in build.phases(found, classes, counts):
         rates.resolve(model, phase.rates, where=phase.name)
 
 
@@ -76,7 +78,7 @@ TYPOS = [
     ("1=2", "1: there is no such key"),
     ("data.corpus.use=ravdes", "data.corpus.use: found 'ravdes', nearest is 'ravdess'"),
     ("data.streams.audio.use=wave_form", "data.streams.audio.use: found 'wave_form', nearest is 'waveform'"),
-    ("data.views.augmented.audio.0.use=noise", "data.views.augmented.audio.0.use: found 'noise', nearest is 'sensor_noise'"),
+    ("data.views.augmented.audio.0.use=noise", "data.views.augmented.audio.0.use: found 'noise', nearest is 'white_noise'"),
     ("model.encoders.audio.use=wavml", "model.encoders.audio.use: found 'wavml', nearest is 'wavlm'"),
     ("model.merge=gatted", "model.merge.use: found 'gatted', nearest is 'gated'"),
     ("model.mix=[cross_atention]", "model.mix.0.use: found 'cross_atention', nearest is 'cross_attention'"),
@@ -214,7 +216,7 @@ def test_data_may_be_a_csv_for_any_recipe_and_its_own_options_go(tmp_path):
     (tmp_path / "clips.csv").write_text("audio,emotion\n")
     for name in ("emotion", "audio"):
         corpus = recipe.load(name, corpus=Path("clips.csv")).data.corpus
-        assert corpus == {"use": "manifest", "path": str(tmp_path / "clips.csv"), "targets": None, "media": None, "root": None}
+        assert corpus == {"use": "manifest", "path": str(tmp_path / "clips.csv"), "targets": None, "media": None, "several": None, "root": None}
 
 
 def test_a_folder_for_a_recipe_that_reads_a_csv_is_refused(tmp_path):
@@ -258,7 +260,7 @@ def test_target_needs_a_single_head():
 
 def test_a_head_may_sit_on_several_embeddings():
     found = recipe.load("demo-gated", ["model.heads.emotion={joint: linear, audio: {use: mlp, hidden: 8}}"])
-    assert found.model.heads["emotion"]["audio"] == {"use": "mlp", "hidden": 8, "dropout": 0.2}
+    assert found.model.heads["emotion"]["audio"] == {"use": "mlp", "hidden": 8, "dropout": 0.2, "input_dropout": 0.0}
     model = build.model(found, {"emotion": ["a", "b"]}, pretrained=False)
     assert set(model.heads["emotion"]) == {"joint", "audio"}
     found = recipe.load(

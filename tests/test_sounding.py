@@ -10,9 +10,9 @@ import torch
 
 from crossfade.clip import UserError
 from crossfade.data import AUGMENTATIONS
-from crossfade.data.sounding import gain, pitch_shift, pitched, shift
+from crossfade.data.sounding import gain, paced, pitch_shift, pitched, shift, time_stretch, white_noise
 
-ALL = {"gain": gain, "pitch_shift": pitch_shift, "shift": shift}
+ALL = {"gain": gain, "pitch_shift": pitch_shift, "shift": shift, "time_stretch": time_stretch, "white_noise": white_noise}
 RATE = 16000
 
 
@@ -88,7 +88,40 @@ def test_short_and_silent_sounds_stay_as_long_and_finite(samples):
         for name, factory in ALL.items():
             found = factory(probability=1.0)(x, seeded())
             assert found.shape == x.shape and found.isfinite().all(), name
-            assert x.any() or not found.any()
+            assert x.any() or not found.any() or name == "white_noise"
+
+
+@pytest.mark.parametrize("speed", [0.8, 0.93, 1.2])
+@pytest.mark.parametrize("hertz", [220.0, 1000.0])
+def test_another_pace_keeps_the_pitch_and_the_length(speed, hertz):
+    x = sine(hertz)
+    found, expected = paced(x, speed, 2048).numpy(), librosa.effects.time_stretch(x.numpy(), rate=speed)
+    assert len(found) == len(x) and peak(found) == pytest.approx(hertz, rel=0.003) == pytest.approx(peak(expected), rel=0.006)
+    played = slice(2500, min(len(x), int(len(x) / speed)) - 2500)
+    assert np.sqrt((found[played] ** 2).mean()) == pytest.approx(np.sqrt((expected[played] ** 2).mean()), rel=0.05)
+    assert not found[math.ceil(len(x) / speed) :].any(), "what became shorter ends in zeros"
+
+
+@pytest.mark.parametrize("speed", [0.8, 1.25])
+def test_a_burst_comes_when_the_pace_says(speed):
+    burst = torch.zeros(10_240)
+    burst[6000:6400] = sine(1000, 400)
+    energy = paced(burst, speed, 512).square()
+    assert float((energy * torch.arange(10_240)).sum() / energy.sum()) == pytest.approx(6200 / speed, abs=160)
+    noise = 0.1 * torch.randn(10_240, generator=seeded())
+    torch.testing.assert_close(paced(noise, 1.0, 512), noise, atol=1e-5, rtol=0)
+
+
+def test_drawn_paces_fill_the_range():
+    ends = [int(time_stretch(speed=(1.0, 2.0), probability=1.0)(sine(500), seeded(seed)).nonzero().max()) for seed in range(60)]
+    assert min(ends) == pytest.approx(10_240 / 2, rel=0.05) and max(ends) == pytest.approx(10_240, rel=0.05)
+
+
+def test_white_noise_has_its_level_however_loud_the_sound():
+    for level in (0.0, 0.5):
+        x = level * sine(300, 100_000)
+        added = white_noise(std=0.005, probability=1.0)(x, seeded(1)) - x
+        assert float(added.std()) == pytest.approx(0.005, rel=0.02) and abs(float(added.mean())) < 1e-4
 
 
 def test_pitch_shift_takes_milliseconds():
@@ -117,6 +150,9 @@ def test_shift_is_circular_and_within_bounds():
         (lambda: pitch_shift(semitones=-1), "pitch_shift.semitones: -1; 0 to 24"),
         (lambda: pitch_shift(n_fft=10), "pitch_shift.n_fft: 10; a multiple of 4"),
         (lambda: shift(seconds=-1), "shift: seconds -1, rate 16000"),
+        (lambda: time_stretch(speed=(1.2, 0.8)), r"time_stretch.speed: \[1.2, 0.8\]; 0.25 ≤ low ≤ high ≤ 4"),
+        (lambda: time_stretch(n_fft=10), "time_stretch.n_fft: 10; a multiple of 4"),
+        (lambda: white_noise(std=-1), "white_noise.std: -1"),
     ],
 )
 def test_options_out_of_range(factory, words):

@@ -21,7 +21,9 @@ from crossfade.clip import Clip, Spec, Unreadable, UserError
 from crossfade.data.augment import darken, noise_at_snr, spectrogram_masks
 from crossfade.data.media import pictures
 from crossfade.data.pictures import cut, resize
-from crossfade.data.streams import IMAGENET_MEAN, IMAGENET_STD, frames, image, log_mel, mel_bank, waveform
+from crossfade.data.demo import _write_video
+from crossfade.data.mel import mel_bank
+from crossfade.data.streams import IMAGENET_MEAN, IMAGENET_STD, frames, image, log_mel, waveform
 
 DATA = Path(os.environ.get("CROSSFADE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 DETECTOR = DATA / "weights" / "yunet" / "yunet_n_dynamic.onnx"
@@ -308,3 +310,35 @@ def test_a_picture_out_of_a_file_of_many(tmp_path, channels, size):
     assert many[2].any() and np.array_equal(stream.decode(replace(one, media={"image": path}, item=2)), found)
     with pytest.raises(Unreadable, match="holds 4 pictures, so none of number 4"):
         stream.decode(replace(one, media={"image": path}, item=4))
+
+
+def test_a_region_is_what_pillow_crops(tmp_path):
+    """A camera that stands still: only a part of its picture is kept, of every frame the same."""
+    path = tmp_path / "still.mp4"
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[:, 48:], picture[32:, :48] = (255, 255, 255), (255, 0, 0)
+    _write_video(path, [picture] * 10)
+    kept = frames(count=2, size=16, region=(0.5, 0, 1, 1)).decode(Clip("a", {"video": path}, {}, "a"))
+    assert kept.shape == (2, 3, 16, 16)
+    assert kept.min() > 225
+    red = frames(count=2, size=16, region=(0, 0.5, 0.5, 1)).decode(Clip("a", {"video": path}, {}, "a"))
+    assert red[:, 0, 2:, :-2].min() > 200 and red[:, 1:, 2:, :-2].max() < 60
+    assert frames(region=(0, 0.5, 0.5, 1)).key != frames().key
+
+
+@pytest.mark.parametrize("region", [(0.5, 0, 0.5, 1), (0, 0, 1, 1.1), (-0.1, 0, 1, 1)])
+def test_a_region_lies_in_the_picture(region):
+    with pytest.raises(UserError, match=r"frames.region: found .* it is \[left, top, right, bottom\]"):
+        frames(region=region)
+
+
+def test_without_background_what_moves_is_left():
+    decoded = np.full((4, 3, 8, 8), 90, np.uint8)
+    decoded[1, :, 2:4, 2:4] = 200
+    found, mask = frames(count=4, size=8, background="remove").finish(decoded)
+    plain, _ = frames(count=4, size=8).finish(decoded)
+    expected = (plain - plain.mean(0)) / (plain - plain.mean(0)).std()
+    torch.testing.assert_close(found, expected)
+    assert mask.all() and found[:, :, 5:, 5:].abs().max() < 1e-5
+    still, _ = frames(count=4, size=8, background="remove").finish(np.full((4, 3, 8, 8), 90, np.uint8))
+    assert not still.any()

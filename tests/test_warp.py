@@ -9,7 +9,7 @@ from torchvision.transforms.v2 import functional as reference
 
 from crossfade.clip import UserError
 from crossfade.data import AUGMENTATIONS
-from crossfade.data.warp import affine, bent, crop, elastic, erase, flip, jitter, moved
+from crossfade.data.warp import affine, bent, centre_crop, crop, elastic, erase, flip, jitter, moved, turned
 
 ALL = {"affine": affine, "flip": flip, "elastic": elastic, "erase": erase, "crop": crop, "jitter": jitter}
 OFF = {name: {"horizontal": 0.0} if name == "flip" else {"probability": 0.0} for name in ALL}
@@ -133,6 +133,42 @@ def test_jitter_equals_torchvision():
         torch.testing.assert_close(found, reference.adjust_saturation(x, colour), atol=1e-3, rtol=0)
 
 
+def test_centre_crop_equals_torchvision_and_draws_nothing_but_whether():
+    x = pictures(2, 3, 24, 32)
+    expected = reference.resized_crop(x, 3, 4, 18, 24, [24, 32], antialias=True)
+    torch.testing.assert_close(centre_crop(share=0.75)(x, seeded()), expected)
+    assert torch.equal(centre_crop(share=0.75)(x, seeded(1)), centre_crop(share=0.75)(x, seeded(2)))
+    torch.testing.assert_close(centre_crop(share=1.0)(x, seeded()), x)
+    same = centre_crop(share=0.5, probability=0.5)
+    assert 60 < sum(torch.equal(same(x, generator), x) for generator in [seeded(1)] for _ in range(200)) < 140
+    out = centre_crop(share=0.4, probability=0.9)(pictures(1, 3, 24, 24).expand(4, -1, -1, -1), seeded())
+    torch.testing.assert_close(out, out[:1].expand_as(out))
+
+
+@pytest.mark.parametrize("share", [-0.5, -0.1, 0.03, 0.25, 1 / 3, 0.5])
+def test_turned_hues_equal_torchvision(share):
+    x = torch.cat(
+        [pictures(1, 3, 16, 16), pictures(1, 1, 16, 16).expand(-1, 3, -1, -1), torch.zeros(1, 3, 16, 16), torch.ones(1, 3, 16, 16)]
+    )
+    torch.testing.assert_close(turned(x, share), reference.adjust_hue(x, share), atol=1e-5, rtol=0)
+
+
+def test_jitter_with_hue():
+    x = pictures(3, 3, 16, 16)
+    for seed in range(5):
+        generator = seeded(seed)
+        torch.rand(4, generator=generator)
+        share = 0.1 * (2 * float(torch.rand(1, generator=generator)) - 1)
+        found = jitter(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.1)(x, seeded(seed))
+        torch.testing.assert_close(found, reference.adjust_hue(x, share), atol=1e-5, rtol=0)
+    grey = pictures(2, 1, 8, 8)
+    assert torch.equal(jitter(hue=0.5)(grey, seeded()), jitter()(grey, seeded())), "grey has no hue"
+    after = [seeded(), seeded()]
+    jitter()(x, after[0])
+    torch.rand(4, generator=after[1])
+    assert torch.equal(after[0].get_state(), after[1].get_state()), "without hue as many numbers are drawn as ever"
+
+
 def test_affine_of_a_digit_is_quick():
     x, augmentation, generator = pictures(1, 1, 28, 28), affine(), seeded()
     spent = []
@@ -156,6 +192,8 @@ def test_affine_of_a_digit_is_quick():
         (lambda: crop(scale=(0, 1)), r"crop\.scale"),
         (lambda: crop(ratio=(2, 1)), r"crop\.ratio"),
         (lambda: jitter(contrast=1.5), "jitter: .*contrast 1.5"),
+        (lambda: jitter(hue=0.6), r"jitter\.hue: 0.6; it lies between 0 and 0.5"),
+        (lambda: centre_crop(share=0), r"centre_crop\.share: 0"),
     ],
 )
 def test_options_that_cannot_be(build, says):

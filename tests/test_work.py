@@ -22,7 +22,8 @@ from crossfade.evaluation.predictions import Predictions
 
 PROMISED = {
     *("recipe.yaml", "model.safetensors", "labels.json", "metrics.jsonl", "metrics.json", "predictions.csv", "report.html"),
-    *("environment.json", "notes.json", "predictions-audio.csv", "predictions-video.csv", "predictions-audio+video.csv"),
+    *("environment.json", "notes.json", "train.log", "contributions.csv"),
+    *("predictions-audio.csv", "predictions-video.csv", "predictions-audio+video.csv"),
 }
 WAVLM = "{num_hidden_layers: 2, hidden_size: 16, intermediate_size: 32, num_attention_heads: 2, conv_dim: [8, 8], conv_kernel: [10, 8], "
 WAVLM += "conv_stride: [5, 16], num_feat_extract_layers: 2, num_conv_pos_embeddings: 8, num_conv_pos_embedding_groups: 2}"

@@ -16,6 +16,8 @@ from crossfade.clip import Clip
 from crossfade.data.intake import Intake
 from crossfade.data.loader import Loader, Samples
 from crossfade.data.stored import Draws, Stored, array_of, tensor_of
+from crossfade.judge import in_halves
+from crossfade.recipe import ONLY
 from crossfade.rows import Rows
 from crossfade.screen import clock
 from crossfade.store import Shelf, fingerprint, key, size_text, versions
@@ -71,14 +73,14 @@ def _made_by(desk: Desk, names: Sequence[str], parts: Mapping[str, Any]) -> dict
         "degrade": {name: with_files(recipe["data"]["degrade"].get(name, [])) for name in names},
         "encoders": encoders,
         "weights": digest(parts),
-        "code": versions("crossfade.models", "crossfade.data.streams", *_augmenting(), "numpy", *sorted(libraries | {"torch"})),
+        "code": versions("crossfade.models", "crossfade.data.mel", *_making(), "numpy", *sorted(libraries | {"torch"})),
         "device": [desk.device.type, torch.get_float32_matmul_precision(), torch.backends.cpu.get_cpu_capability()],
     }
 
 
-def _augmenting() -> list[str]:
-    """The modules that augmentations come from."""
-    return sorted({function.__module__ for function in data.AUGMENTATIONS.values()})
+def _making() -> list[str]:
+    """The modules that streams and augmentations come from."""
+    return sorted({function.__module__ for table in (data.STREAMS, data.AUGMENTATIONS) for function in table.values()})
 
 
 def with_files(specs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -180,7 +182,14 @@ class Activations:
         drawn = [turn.seed_for(name, clip.id, turn.only or 0) for name in cut.streams] if turn else []
         fixed = clip.id if any(cut.made_by["degrade"].values()) else ""  # type: ignore[attr-defined]
         item = {} if clip.item is None else {"item": clip.item}
-        return key(" ".join(files), {"span": clip.span, **item, "drawn": drawn, "degraded": fixed})
+        said = {"labels": clip.labels} if turn and self._by_class else {}
+        return key(" ".join(files), {"span": clip.span, **item, **said, "drawn": drawn, "degraded": fixed})
+
+    @property
+    def _by_class(self) -> bool:
+        """Whether what a view does to a clip depends on its labels."""
+        views = self.desk.recipe.data.views.values()
+        return any(ONLY in spec for view in views for specs in view.values() for spec in specs)
 
     def _complete(
         self,
@@ -199,7 +208,7 @@ class Activations:
         with self.screen.counting(f"storing {' and '.join(cut.streams)}", len(range(new)[share])) as step:
             for turn, absent, names in missing if not self.desk.reader.store.full else ():
                 samples = self._samples(cut, absent[share], sees, turn)
-                begun = Stored(cut.streams, [True] * len(samples), [before.table(names[share])]) if before else None
+                begun = Stored(cut.streams, [True] * len(samples), [before.table(names[share])], widen=self._narrow) if before else None
                 if not self._compute(rows, cut, samples, names[share], step, begun):
                     break
         self.meet()
@@ -241,7 +250,7 @@ class Activations:
         for batch in loader.in_order():
             given = {name: tensor.to(self.desk.device) for name, tensor in batch.items()}
             with torch.inference_mode(), self.autocast():
-                states = cut.run(given)
+                states = in_halves(cut.run, given)
             yield batch, states
 
     def _rounding(self, stored: Stored, cut: Cut, clips: list[Clip], turn: Draws | None, sees: str | None) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from crossfade import data, models, training, use
 from crossfade.clip import Clip, Corpus, Spec, UserError
+from crossfade.data.augment import Augmentation
+from crossfade.data.chosen import Chosen
 from crossfade.data.domains import Domains, split_across
 from crossfade.data.images import packed_corpus
 from crossfade.data.intake import Stream
@@ -17,7 +19,7 @@ from crossfade.data.ravdess import RAVDESS_FOLDS, parse
 from crossfade.data.split import Splits, split
 from crossfade.evaluation import METRICS
 from crossfade.models.model import JOINT, Fused
-from crossfade.recipe import one_of
+from crossfade.recipe import ONLY, one_of
 from crossfade.spec import PhaseSpec, Recipe, TeacherSpec
 from crossfade.training.balance import Counts
 from crossfade.training.by_class import in_class_order
@@ -28,10 +30,16 @@ from crossfade.training.terms import Objective
 
 
 def corpus(recipe: Recipe) -> Corpus:
-    """Read the corpus the recipe names; every target must be labelled in it."""
+    """Read the corpus the recipe names; every target must be labelled in it.
+
+    The recipe learns which of them have several classes a clip.
+    """
     found = use.make(data.CORPORA, recipe.data.corpus)
     for target in recipe.targets:
         one_of(target, found.classes, "model.heads")
+    recipe.data.several = [target for target in recipe.targets if target in (*found.several, *recipe.data.several)]
+    if recipe.data.domains and recipe.targets[0] in recipe.data.several:
+        raise UserError(f"model.heads: with two domains the first head has one class a clip, but {recipe.targets[0]} may have several")
     return found
 
 
@@ -78,7 +86,24 @@ def degrade(recipe: Recipe) -> View:
 
 
 def _made(view: Mapping[str, list[Any]]) -> View:
-    return {stream: [use.make(data.AUGMENTATIONS, spec) for spec in specs] for stream, specs in view.items()}
+    return {stream: [_augmentation(spec) for spec in specs] for stream, specs in view.items()}
+
+
+def _augmentation(spec: Mapping[str, Any]) -> Augmentation:
+    made = use.make(data.AUGMENTATIONS, {key: value for key, value in spec.items() if key != ONLY})
+    return Chosen(made, spec[ONLY], made.domain) if ONLY in spec else made
+
+
+def check_views(recipe: Recipe, classes: Mapping[str, Sequence[str]]) -> None:
+    """The classes that augmentations are for are classes of the corpus. UserError."""
+    for name, view in recipe.data.views.items():
+        for stream, specs in view.items():
+            for number, spec in enumerate(specs):
+                for target, names in spec.get(ONLY, {}).items():
+                    where = f"data.views.{name}.{stream}.{number}.{ONLY}"
+                    one_of(target, classes, where)
+                    for each in names:
+                        one_of(each, classes[target], f"{where}.{target}")
 
 
 def phases(recipe: Recipe, classes: Mapping[str, Sequence[str]], counts: Counts) -> list[Phase]:
@@ -91,6 +116,8 @@ CARRIED = ("name", "epochs", "rates", "sees", "views", "patience", "clip_norm", 
 
 def _phase(recipe: Recipe, spec: PhaseSpec, classes: Mapping[str, Sequence[str]], counts: Counts) -> Phase:
     where = f"phases.{spec.name}.terms"
+    for name, term in spec.terms.items():
+        _judges_as_labelled(recipe, term, f"{where}.{name}")
     terms = {name: in_class_order(term, classes[term["target"]], f"{where}.{name}") for name, term in spec.terms.items()}
     return Phase(
         **{name: getattr(spec, name) for name in CARRIED},
@@ -101,6 +128,14 @@ def _phase(recipe: Recipe, spec: PhaseSpec, classes: Mapping[str, Sequence[str]]
         teacher=_teacher(spec.teacher, counts) if spec.teacher else None,
         select=Selector(spec.select) if spec.select else None,
     )
+
+
+def _judges_as_labelled(recipe: Recipe, spec: Mapping[str, Any], where: str) -> None:
+    """One class a clip, or several, is a matter of the corpus; the term must be made for it."""
+    term, several = use.make(training.TERMS, spec), spec["target"] in recipe.data.several
+    if term.several != several:
+        kind = "may have several classes a clip: binary_cross_entropy" if several else "has one class a clip: cross_entropy, say"
+        raise UserError(f"{where}.use: found {spec['use']!r}, but {spec['target']} {kind}")
 
 
 def _teacher(spec: TeacherSpec, counts: Counts) -> Teacher:

@@ -117,6 +117,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, val or test of the run's own corpus.")] = "test",
     data: Data = None,
     out: Annotated[Path | None, typer.Option(help="Write the predictions to this CSV.")] = None,
+    segments: Annotated[int, typer.Option(min=1, help="Judge each clip in so many stretches of time, put together.")] = 1,
+    aggregate: Annotated[str, typer.Option(help="How their logits are put together: mean or max.")] = "mean",
+    results: Annotated[Path | None, typer.Option(help="Write the segments as MammAlps' own script reads them.")] = None,
     as_json: Json = False,
 ) -> None:
     """Judge a run: on its own test clips, or on all of another corpus; `data.…` overrides change how it is fed."""
@@ -126,7 +129,10 @@ def evaluate(
 
     if split not in ("train", "val", "test"):
         raise UserError(f"--split: found {split!r}; one of train, val, test")
-    metrics, table = verbs.evaluate(run, split=split, corpus=data, overrides=overrides or [], screen=Terminal(quiet=as_json))
+    if results and segments == 1:
+        raise UserError("--results: is of segments; say --segments N too")
+    screen, asked = Terminal(quiet=as_json), {"pieces": segments, "how": aggregate, "results": results}
+    metrics, table = verbs.evaluate(run, split=split, corpus=data, overrides=overrides or [], screen=screen, **asked)
     if out:
         table.write(out)
     print_metrics(metrics, None, as_json)
@@ -167,6 +173,29 @@ def predict(
 
 
 @app.command()
+def explain(
+    run: Annotated[Path, typer.Argument(help="A finished run.")],
+    clips: Annotated[list[str], typer.Argument(help="Files, folders, a CSV, or ids of clips of the run's corpus.")],
+    out: Annotated[Path | None, typer.Option(help="The folder for the pages; default RUN/explained.")] = None,
+    data: Data = None,
+    as_json: Json = False,
+) -> None:
+    """Why it says so: what each stream adds, where it looked, and whether hiding that place changes the answer; one page a clip."""
+    with _imports():
+        from crossfade import run as verbs
+        from crossfade.screen import Terminal
+
+    command = shlex.join(["crossfade", *sys.argv[1:]])
+    for found in verbs.explain(run, clips, out=out, corpus=data, screen=Terminal(quiet=as_json), command=command):
+        if as_json:
+            print(json.dumps(found, ensure_ascii=False))
+            continue
+        for head, answer in found["heads"].items():
+            print(f"{found['clip']}: {head} {answer['said']}" + (f" (truly {answer['true']})" if answer["true"] else ""))
+        print(f"page: {found['page']}")
+
+
+@app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two or more finished runs, or predictions.csv files.")],
     metric: Annotated[str, typer.Option(help="accuracy, balanced_accuracy, macro_f1, nll or ece.")] = "macro_f1",
@@ -188,6 +217,33 @@ def compare(
     from crossfade.screen import print_comparison
 
     print_comparison(table)
+    if report:
+        print(f"report: {report}")
+
+
+@app.command()
+def robustness(
+    runs: Annotated[list[Path], typer.Argument(help="Finished runs with the same test clips.")],
+    levels: Annotated[str, typer.Option(help="Signal-to-noise ratios in dB; clean is judged besides.")] = "20,10,0,-10",
+    stream: Annotated[str, typer.Option(help="What the noise is added to.")] = "audio",
+    metric: Annotated[str, typer.Option(help="Any metric of metrics.json.")] = "macro_f1",
+    target: Annotated[str | None, typer.Option(help="Which head; default the first.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the curves as an HTML page.")] = None,
+    as_json: Json = False,
+) -> None:
+    """How well runs hold as the sound gets noisier, with intervals and paired comparisons at every level."""
+    with _imports():
+        from crossfade import robustness as verbs
+        from crossfade.screen import Terminal, print_rows
+
+    found = verbs.robustness(runs, verbs.levels_in(levels), stream=stream, metric=metric, target=target, screen=Terminal(quiet=as_json))
+    if report:
+        found.write(report)
+    if as_json:
+        print(json.dumps(found.to_json(), ensure_ascii=False))
+        return
+    print_rows(found.rows())
+    print("\n".join(found.sentences()))
     if report:
         print(f"report: {report}")
 

@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 TEACHER = "@teacher"  # in the names of a batch: a stream as the teacher sees it
 SOURCE, TARGET, NEITHER = 0, 1, -1  # batch["domain"]: where a clip is from, the domain with labels or the one without
 UNKNOWN = -100  # the label index of a clip without that label; PyTorch's ignore_index
+SEVERAL = "|"  # between the classes of a clip that has several of one target: "grazing|walking"; alone it says: none of them
 
 
 def seed_of(*parts: object) -> int:
     """A 63-bit seed from any printable parts, the same on every machine."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(errors="surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def classes_in(label: str) -> list[str]:
+    """ "grazing|walking" -> ["grazing", "walking"]; "|" -> []."""
+    return [name for part in label.split(SEVERAL) if (name := part.strip())]
 
 
 class UserError(Exception):
@@ -45,7 +51,7 @@ class Clip:
 
     id: str
     media: dict[str, Path]  # "audio", "video" or "image" -> file
-    labels: dict[str, str]  # target -> class name; an absent target is an unknown label
+    labels: dict[str, str]  # target -> class name, or of a target in Corpus.several names joined by SEVERAL; an absent target is unknown
     group: str
     domain: str = ""
     span: tuple[float, float | None] = (0.0, None)
@@ -61,6 +67,7 @@ class Corpus:
     classes: dict[str, list[str]]
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (file, why)
     group_name: str = "group"  # what a group is, in the singular: "actor", "speaker"
+    several: tuple[str, ...] = ()  # targets of which a clip may have several classes at once, or none
 
 
 class Tokens(NamedTuple):

@@ -15,7 +15,8 @@ from crossfade.evaluation.comparison_page import write_comparison
 from crossfade.evaluation.costs import Cost
 from crossfade.evaluation.intervals import Table
 from crossfade.evaluation.intervals import compare as compare_tables
-from crossfade.evaluation.predictions import Predictions
+from crossfade.evaluation.tables import Answers
+from crossfade.evaluation.tables import read as read_table
 
 if TYPE_CHECKING:
     from crossfade.run import Opened
@@ -33,7 +34,7 @@ def compare(
     """
     if len({folder.resolve() for folder in folders}) < max(len(folders), 2):
         raise UserError("compare: give two different runs or more")
-    names = _names(folders)
+    names = names_of(folders)
     places = dict(zip(names, folders, strict=True))
     tables = {name: _predictions(folder).where(split=split).known() for name, folder in places.items()}
     for name, table in tables.items():
@@ -47,17 +48,17 @@ def compare(
     return table
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
+def names_of(folders: Sequence[Path]) -> list[str]:
     """The folders' own names, or their whole paths where two are called the same."""
     short = [folder.resolve().name for folder in folders]
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
 
 
-def _predictions(folder: Path) -> Predictions:
+def _predictions(folder: Path) -> Answers:
     path = folder if folder.is_file() else folder / bundles.PREDICTIONS
     if not path.is_file():
         raise UserError(f"{folder}: has no {bundles.PREDICTIONS}; give finished runs, or such tables")
-    return Predictions.read(path)
+    return read_table(path)
 
 
 def _notes(folder: Path) -> dict[str, Any]:

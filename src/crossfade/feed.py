@@ -10,7 +10,7 @@ import torch
 
 from crossfade import build, judge
 from crossfade.activations import Activations, Cut, cuts
-from crossfade.clip import TEACHER, Clip
+from crossfade.clip import TEACHER, Clip, UserError
 from crossfade.data.intake import Intake
 from crossfade.data.loader import Loader
 from crossfade.data.sampling import Sampling
@@ -101,9 +101,16 @@ class Feed:
         mix = None if phase.mix is None else (phase.mix.get("source", 0.0), phase.mix.get("target", 0.0))
         if mix is None and phase.balance == "none":
             return None
-        labels = loader.labels[self.desk.recipe.targets[0]]
+        labels = loader.labels[self._balanced(phase)]
         domains = loader.labels.get("domain", torch.zeros_like(labels))
         return lambda generator: Sampling(phase.balance, mix).batches(labels, domains, loader.batch, generator)
+
+    def _balanced(self, phase: Phase) -> str:
+        """The target whose classes are drawn evenly: the first with one class a clip."""
+        single = [target for target in self.desk.recipe.targets if not self.desk.several(target)]
+        if not single and phase.balance != "none":
+            raise UserError(f"phases.{phase.name}.balance: clips are drawn by a target with one class a clip, and the model has none")
+        return (single or self.desk.recipe.targets)[0]
 
     def batches(self, phase: Phase, epoch: int, start: int) -> Served:
         """What is left of an epoch's batches."""

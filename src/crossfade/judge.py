@@ -17,14 +17,17 @@ from torch import Tensor, nn
 from crossfade import build
 from crossfade.clip import UNKNOWN, Clip, Corpus, UserError
 from crossfade.data.intake import Intake, Reader, take_in
-from crossfade.data.loader import Loader, Samples, auto_workers, label_indices
+from crossfade.data.loader import LABELS, Loader, Samples, auto_workers, known_labels
 from crossfade.evaluation import METRICS
-from crossfade.evaluation.metrics import scores, summary
+from crossfade.evaluation.contributions import Contributions
+from crossfade.evaluation.contributions import table as contributed
 from crossfade.evaluation.operating import operating
-from crossfade.evaluation.predictions import Predictions, concatenate
+from crossfade.evaluation.predictions import Predictions
 from crossfade.evaluation.report import Example
+from crossfade.evaluation.tables import KINDS, Answers, concatenate, scores, summary
 from crossfade.store import Store
 from crossfade.training import CRITERIA
+from crossfade.training.step import clear_memory, out_of_memory
 
 if TYPE_CHECKING:
     from crossfade.clip import Named
@@ -53,10 +56,18 @@ class Desk:
     def loader(self, clips: list[Clip], intake: Intake, view: View | None = None) -> Loader:
         """In this process and whole; `dataclasses.replace` gives it workers and a share."""
         samples = Samples(clips, intake.streams, self.reader, view or {}, build.degrade(self.recipe))
-        labels = {target: label_indices(clips, target, self.classes[target]) for target in self.recipe.targets}
+        labels = {target: self.labels(clips, target) for target in self.recipe.targets}
         if self.domains:
             labels["domain"] = torch.tensor([self.domains.number(clip) for clip in clips], dtype=torch.int64)
         return Loader(samples, labels, self.recipe.data.batch)
+
+    def labels(self, clips: list[Clip], target: str) -> Tensor:
+        """(clips,) class indices, or of a target with several classes a clip (clips, C) which it has."""
+        return LABELS[self.several(target)](clips, target, self.classes[target])
+
+    def several(self, target: str) -> bool:
+        """Whether a clip may have several classes of this target."""
+        return target in self.recipe.data.several
 
     @cached_property
     def domains(self) -> Domains | None:
@@ -140,11 +151,24 @@ def answers(model: nn.Module, batches: Iterable[Named], device: torch.device, on
     hidden = _hidden(only)
     for batch in batches:
         seen = {name: tensor.to(device) for name, tensor in batch.items() if not hidden(name)}
-        outputs.append({name: tensor.float().cpu() for name, tensor in model(seen).items()})
+        outputs.append({name: tensor.float().cpu() for name, tensor in in_halves(model, seen).items()})
         rows.append(batch["index"])
     model.train(was_training)
     names = set.intersection(*(set(output) for output in outputs)) if outputs else set()
     return torch.cat(rows), {name: torch.cat([output[name] for output in outputs]) for name in sorted(names)}
+
+
+def in_halves(call: Callable[[Named], Named], batch: Named) -> Named:
+    """What a call makes of a batch; where the memory does not hold it, of its halves, one after the other."""
+    clips = len(next(iter(batch.values())))
+    try:
+        return call(batch)
+    except RuntimeError as error:
+        if not out_of_memory(error) or clips < 2:
+            raise
+    clear_memory()
+    parts = [in_halves(call, {name: tensor[rows] for name, tensor in batch.items()}) for rows in torch.arange(clips).chunk(2)]
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _hidden(only: Iterable[str] | None) -> Callable[[str], bool]:
@@ -167,7 +191,7 @@ def predictions(
     *,
     only: tuple[str, ...] | None = None,
     serve: Serve | None = None,
-) -> dict[str, Predictions]:
+) -> dict[str, Answers]:
     """One table a target. With `only`, the clips that have all those streams, judged by those alone. `serve`: where batches come from."""
     having = [clip for clip in clips if only is None or set(only) <= set(intake.streams[clip.id])]
     if not having:
@@ -175,26 +199,31 @@ def predictions(
     return _tables(desk, model, serve(having) if serve else desk.loader(having, intake), split, only)
 
 
-def _tables(desk: Desk, model: nn.Module, loader: Loader, split: str, only: Iterable[str] | None = None) -> dict[str, Predictions]:
+def _tables(desk: Desk, model: nn.Module, loader: Loader, split: str, only: Iterable[str] | None = None) -> dict[str, Answers]:
     rows, outputs = answers(model, loader.in_order(), desk.device, only)
     order = torch.argsort(rows)
     return {target: _table(desk, loader.samples.clips, split, target, outputs[target][order]) for target in desk.recipe.targets}
 
 
-def _table(desk: Desk, clips: list[Clip], split: str, target: str, logits: Tensor) -> Predictions:
-    true = label_indices(clips, target, desk.classes[target]).numpy()
-    return Predictions(
-        clip=[clip.id for clip in clips],
-        group=[clip.group for clip in clips],
-        domain=[clip.domain for clip in clips],
-        split=[split] * len(clips),
-        true=np.where(true == UNKNOWN, -1, true),
-        probability=logits.double().softmax(-1).numpy(),
-        classes=list(desk.classes[target]),
-    )
+def _table(desk: Desk, clips: list[Clip], split: str, target: str, logits: Tensor) -> Answers:
+    true = desk.labels(clips, target).numpy()
+    named = {
+        "clip": [clip.id for clip in clips],
+        "group": [clip.group for clip in clips],
+        "domain": [clip.domain for clip in clips],
+        "split": [split] * len(clips),
+        "true": np.where(true == UNKNOWN, -1, true).astype(np.int64),
+        "classes": list(desk.classes[target]),
+    }
+    return KINDS[desk.several(target)](probability=probability(desk, target, logits), **named)
 
 
-def validate(desk: Desk, model: nn.Module, loader: Loader, before: Predictions | None = None) -> dict[str, float]:
+def probability(desk: Desk, target: str, logits: Tensor) -> np.ndarray:
+    """(N, C): each class's own, or shares of one, as the target says."""
+    return (logits.double().sigmoid() if desk.several(target) else logits.double().softmax(-1)).numpy()
+
+
+def validate(desk: Desk, model: nn.Module, loader: Loader, before: Answers | None = None) -> dict[str, float]:
     """What training selects by: every metric of a loader's labelled clips, and the criteria of the target domain's, which need no labels.
 
     `before`: the first target's answers for the same clips as the phase began.
@@ -203,22 +232,22 @@ def validate(desk: Desk, model: nn.Module, loader: Loader, before: Predictions |
     return quick_scores(tables) | _unlabelled_scores(desk, tables[desk.recipe.targets[0]], before)
 
 
-def answer(desk: Desk, model: nn.Module, loader: Loader) -> dict[str, Predictions]:
+def answer(desk: Desk, model: nn.Module, loader: Loader) -> dict[str, Answers]:
     """One table a target for the clips of val."""
     return _tables(desk, model, loader, "val")
 
 
-def target_shares(desk: Desk, table: Predictions) -> np.ndarray:
+def target_shares(desk: Desk, table: Answers) -> np.ndarray:
     """(C,) the mean answer to the target domain's clips, of all clips where there are no two domains."""
     return (_of_target(desk.domains, table) if desk.domains else table.probability).mean(0)
 
 
-def _of_target(domains: Domains, table: Predictions) -> np.ndarray:
+def _of_target(domains: Domains, table: Answers) -> np.ndarray:
     """(N, C) probabilities of the target domain's clips."""
     return table.probability[np.array([domain in domains.target for domain in table.domain], dtype=bool)]
 
 
-def _unlabelled_scores(desk: Desk, table: Predictions, before: Predictions | None) -> dict[str, float]:
+def _unlabelled_scores(desk: Desk, table: Answers, before: Answers | None) -> dict[str, float]:
     """`target.entropy` and its kin, on the target domain's clips."""
     if desk.domains is None:
         return {}
@@ -226,7 +255,7 @@ def _unlabelled_scores(desk: Desk, table: Predictions, before: Predictions | Non
     return {f"target.{name}": criterion(own, *([other] if criterion.pair else [])) for name, criterion in CRITERIA.items()}
 
 
-def quick_scores(tables: Mapping[str, Predictions]) -> dict[str, float]:
+def quick_scores(tables: Mapping[str, Answers]) -> dict[str, float]:
     """Every metric without intervals, the mean over the targets where there are several."""
     known = [table.known() for table in tables.values()]
     judged = [table for table in known if len(table)]
@@ -238,33 +267,57 @@ def quick_scores(tables: Mapping[str, Predictions]) -> dict[str, float]:
 
 def hits(recipe: Recipe) -> Callable[[Named, Named], tuple[Tensor, Tensor]]:
     """For the running accuracy: which answers of a batch are right, and which clips are labelled."""
+    rights = [(target, _all_right if target in recipe.data.several else _right) for target in recipe.targets]
 
     def count(out: Named, batch: Named) -> tuple[Tensor, Tensor]:
-        known = torch.cat([batch[target] != UNKNOWN for target in recipe.targets])
-        right = torch.cat([out[target].argmax(-1) == batch[target] for target in recipe.targets])
+        known = torch.cat([known_labels(batch[target]) for target in recipe.targets])
+        right = torch.cat([right(out[target], batch[target]) for target, right in rights])
         return right & known, known
 
     return count
 
 
-def by_streams(desk: Desk, model: nn.Module, clips: list[Clip], intake: Intake, *, serve: Serve | None = None) -> dict[str, Predictions]:
-    """The first target's table for every non-empty subset of the streams: "audio", "video", "audio+video"."""
-    streams = list(desk.reader.streams)
-    target = desk.recipe.targets[0]
-    found = {}
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B, C), (B,) -> (B,)"""
+    return logits.argmax(-1) == labels
+
+
+def _all_right(logits: Tensor, labels: Tensor) -> Tensor:
+    """(B, C), (B, C) -> (B,): every class of the clip, and no other."""
+    return ((logits > 0) == (labels > 0)).all(-1)
+
+
+BySubset = dict[tuple[str, ...], dict[str, Answers]]  # streams -> target -> table
+
+
+def by_streams(desk: Desk, model: nn.Module, clips: list[Clip], intake: Intake, *, serve: Serve | None = None) -> BySubset:
+    """Every target's table for every non-empty subset of the streams: ("audio",), ("video",), ("audio", "video")."""
+    streams, found = list(desk.reader.streams), {}
     for count in range(1, len(streams) + 1):
         for subset in itertools.combinations(streams, count):
             tables = predictions(desk, model, clips, intake, "test", only=subset, serve=serve)
             if tables:
-                found["+".join(subset)] = tables[target]
+                found[subset] = tables
     return found
 
 
-Tables = Mapping[str, Mapping[str, Predictions]]  # target -> split -> table
+def of_target(streams: BySubset, target: str) -> dict[str, Answers]:
+    """One target's tables by name: "audio", "video", "audio+video"."""
+    return {"+".join(subset): tables[target] for subset, tables in streams.items()}
+
+
+def contributions(streams: BySubset, val: Mapping[str, Answers]) -> list[Contributions]:
+    """What each stream adds to the answers about the clips of the test, a target each; without any, the mean answer over val stands."""
+    targets = {target: {frozenset(subset): tables[target] for subset, tables in streams.items()} for target in val}
+    told = {target: outcomes for target, outcomes in targets.items() if outcomes and len(val[target])}
+    return [contributed(target, outcomes, val[target].probability.mean(0)) for target, outcomes in told.items()]
+
+
+Tables = Mapping[str, Mapping[str, Answers]]  # target -> split -> table
 
 
 def measure(
-    tables: Tables, streams: Mapping[str, Predictions], recipe: Recipe, *, train_counts: Mapping[str, int] | None = None
+    tables: Tables, streams: Mapping[str, Answers], recipe: Recipe, *, train_counts: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
     """metrics.json: the first target's summary per split at the top, the others' under "heads", the test by streams under "streams".
 
@@ -280,15 +333,16 @@ def measure(
     found = {"target": first, **splits(first)}
     if others:
         found["heads"] = {target: splits(target) for target in others}
-    if {"val", "test"} <= tables[first].keys():
-        chosen = operating(tables[first]["val"], tables[first]["test"], train_counts=train_counts)
+    val, test = (tables[first].get(split) for split in ("val", "test"))
+    if isinstance(val, Predictions) and isinstance(test, Predictions):
+        chosen = operating(val, test, train_counts=train_counts)
         found |= {"operating": chosen} if chosen else {}
     if streams:
         found["streams"] = {name: summary(table.known(), seed=recipe.seed) for name, table in streams.items() if len(table.known())}
     return found
 
 
-def pooled(tables: Tables) -> dict[str, Predictions]:
+def pooled(tables: Tables) -> dict[str, Answers]:
     """One table a target, of all its splits."""
     return {target: concatenate(list(splits.values())) for target, splits in tables.items()}
 
@@ -299,21 +353,27 @@ def examples(intake: Intake, reader: Reader) -> Callable[[str], list[Example]]:
 
     def of(clip_id: str) -> list[Example]:
         clip = by_id[clip_id]
-        return [_example(reader.read(clip, name), reader.streams[name].spec.rate) for name in intake.streams[clip_id]]
+        return [_example(for_a_person(reader, clip, name), reader.streams[name].spec.rate) for name in intake.streams[clip_id]]
 
     return of
 
 
+def for_a_person(reader: Reader, clip: Clip, name: str) -> np.ndarray:
+    """What a stream decodes of a clip, as sound (N,) or uint8 pictures (T, C, H, W), whatever the file holds."""
+    decoded, shown = reader.read(clip, name), getattr(reader.streams[name], "shown", None)
+    return shown(decoded) if shown else decoded
+
+
 def _example(decoded: np.ndarray, rate: int | None) -> Example:
     if decoded.ndim == 1:
-        return Example("audio", _wav(decoded, rate or 16_000))
+        return Example("audio", wav(decoded, rate or 16_000))
     if len(decoded) == 1:
         return Example("image", _encoded(decoded[0], "PNG" if decoded.shape[-1] <= SMALL else "JPEG"))
     few = np.linspace(0, len(decoded) - 1, min(WORST_FRAMES, len(decoded))).round().astype(int)
     return Example("frames", [_encoded(decoded[index], "JPEG") for index in few])
 
 
-def _wav(samples: np.ndarray, rate: int) -> bytes:
+def wav(samples: np.ndarray, rate: int) -> bytes:
     import soundfile
 
     file = io.BytesIO()

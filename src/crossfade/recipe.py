@@ -14,6 +14,8 @@ from crossfade.clip import UserError
 from crossfade.settings import nearest
 from crossfade.spec import DataSpec, DomainsSpec, ModelSpec, PhaseSpec, PruneSpec, Recipe, StoreSpec, TeacherSpec
 
+TABLES = ("wildlife",)  # corpora whose `root` may be a CSV
+ONLY = "only"  # of an augmentation in a view: the classes it is for
 AS_THE_ENCODER = ("size", "mean", "std")  # of a stream of pictures, where it does not say otherwise
 
 
@@ -113,7 +115,8 @@ def resolve(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     recipe.data.split = use.options(split, ours | recipe.data.split, "data.split")
     recipe.data.streams = _checked(data.STREAMS, recipe.data.streams, "data.streams")
     recipe.data.degrade = _lists(data.AUGMENTATIONS, recipe.data.degrade, "data.degrade")
-    recipe.data.views = {name: _lists(data.AUGMENTATIONS, view, f"data.views.{name}") for name, view in recipe.data.views.items()}
+    first = recipe.targets[0]
+    recipe.data.views = {name: _lists(data.AUGMENTATIONS, view, f"data.views.{name}", first) for name, view in recipe.data.views.items()}
     recipe.model.encoders = _checked(models.ENCODERS, recipe.model.encoders, "model.encoders")
     for spec in recipe.model.encoders.values():  # a hub's name stays a name; a file's must not depend on where it was typed
         if spec.get("weights") and Path(spec["weights"]).exists():
@@ -149,15 +152,26 @@ def _checked(table: use.Table, specs: Mapping[str, Any], where: str) -> dict[str
     return {name: use.check(table, spec, f"{where}.{name}") for name, spec in specs.items() if spec is not None}
 
 
-def _lists(table: use.Table, view: Mapping[str, Any], where: str) -> dict[str, list[Any]]:
+def _lists(table: use.Table, view: Mapping[str, Any], where: str, target: str | None = None) -> dict[str, list[Any]]:
+    """Stream -> augmentations. With a `target` each may say `only: [class, …]` of it, or of another, `only: {target: [class, …]}`."""
     for stream, specs in view.items():
         if not isinstance(specs, list | None):
             raise UserError(f"{where}.{stream}: found {specs!r}; it needs a list such as [{{use: {next(iter(table))}}}]")
     return {
-        stream: [use.check(table, spec, f"{where}.{stream}.{index}") for index, spec in enumerate(specs)]
+        stream: [_augmentation(table, spec, f"{where}.{stream}.{index}", target) for index, spec in enumerate(specs)]
         for stream, specs in view.items()
         if specs is not None
     }
+
+
+def _augmentation(table: use.Table, spec: Any, where: str, target: str | None) -> dict[str, Any]:
+    if target is None or not isinstance(spec, dict) or ONLY not in spec:
+        return use.check(table, spec, where)
+    only = spec[ONLY] if isinstance(spec[ONLY], dict) else {target: spec[ONLY]}
+    if not only or not all(isinstance(names, list) and names for names in only.values()):
+        raise UserError(f"{where}.{ONLY}: found {spec[ONLY]!r}; it needs class names such as [wolf, hare], or {{species: [wolf]}}")
+    checked = use.check(table, {key: value for key, value in spec.items() if key != ONLY}, where)
+    return checked | {ONLY: {name: [str(each) for each in names] for name, names in only.items()}}
 
 
 def _head(table: use.Table, head: Any, where: str) -> dict[str, Any]:
@@ -236,7 +250,8 @@ def _acts_where_it_can(view: Mapping[str, list[Any]], domains: Mapping[str, Sequ
     for stream, specs in view.items():
         one_of(stream, domains, where)
         for spec in specs:
-            domain = _made(data.AUGMENTATIONS, spec, f"{where}.{stream}").domain
+            plain = {key: value for key, value in spec.items() if key != ONLY}
+            domain = _made(data.AUGMENTATIONS, plain, f"{where}.{stream}").domain
             if domain not in domains[stream]:
                 raise UserError(f"{where}.{stream}: {spec['use']} acts on {domain}, but this stream has {' and '.join(domains[stream])}")
 
@@ -257,7 +272,8 @@ def point_at(raw: dict[str, Any], corpus: Path) -> None:
 
     if not corpus.exists():
         raise UserError(f"{corpus}: no such folder or CSV")
-    if corpus.is_file():
+    used = _mapping(_mapping(raw, "data"), "corpus").get("use")
+    if corpus.is_file() and used not in TABLES:
         settings.put(raw, ["data", "corpus", "use"], "manifest")
         settings.put(raw, ["data", "corpus", "path"], str(corpus))
         return

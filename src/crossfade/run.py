@@ -1,4 +1,4 @@
-"""The verbs: train, resume, evaluate, predict, check. Each reads as its docstring."""
+"""The verbs: train, resume, evaluate, predict, explain, check. Each reads as its docstring."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from crossfade import build, judge, settings
+from crossfade import build, explanation, judge, settings
 from crossfade import recipe as recipes
-from crossfade.clip import Clip, Corpus, UserError
+from crossfade.clip import Clip, Corpus, UserError, classes_in
 from crossfade.data.check import Findings
 from crossfade.data.check import check as check_corpus
 from crossfade.data.inputs import clips_of
 from crossfade.data.intake import Intake
+from crossfade.data.segments import sample_of, segments
 from crossfade.deploy import bundle as bundles
 from crossfade.deploy.bundle import Bundle
-from crossfade.evaluation.predictions import Predictions
+from crossfade.evaluation.explained import write_page
+from crossfade.evaluation.segments import aggregate, write_results
+from crossfade.evaluation.tables import Answers
+from crossfade.evaluation.tables import read as read_table
+from crossfade.explanation import Explainer
 from crossfade.recipe import Recipe
 from crossfade.screen import Terminal
 from crossfade.signals import stopping
@@ -64,7 +69,7 @@ def _give_back(folder: Path, existed: bool) -> None:
     if any(folder.rglob("state.pt")) or any(folder.rglob(bundles.METRICS)):
         return
     for begun in (*folder.glob("fold-*"), folder):
-        for name in (bundles.RECIPE, bundles.NOTES, HISTORY):
+        for name in (bundles.RECIPE, bundles.NOTES, bundles.LOG, HISTORY):
             (begun / name).unlink(missing_ok=True)
         Checkpoints(begun / "checkpoint").clear()
         with contextlib.suppress(OSError):  # something else is in it by now: that stays
@@ -88,6 +93,7 @@ def _go_on(recipe: Recipe, folder: Path, screen: Terminal, command: str = "") ->
 
     corpus = build.corpus(recipe)
     splits = build.splits(recipe, corpus.clips)
+    screen.log_to(folder / bundles.LOG)
     with stopping() as stop:
         work = Work(recipe, corpus, folder, screen, stop, command)
         try:
@@ -130,7 +136,7 @@ def open_run(folder: Path, overrides: Sequence[str] = (), *, corpus: Path | None
         recipes.point_at(raw, corpus)
     settings.override(raw, [override for override in overrides if override not in kinds])
     recipe = recipes.resolve(_without_training(raw, alone), str(folder / bundles.RECIPE))
-    if set(recipe.targets) != set(bundle.classes):
+    if not set(recipe.targets) <= set(bundle.classes):
         found = f"{bundles.LABELS} is of {', '.join(bundle.classes)} but {bundles.RECIPE} of {', '.join(recipe.targets)}"
         raise UserError(f"{folder}: {found}; they belong to different runs")
     model = build.model(recipe, bundle.classes, pretrained=False)
@@ -150,27 +156,64 @@ def _without_training(raw: dict[str, Any], alone: bool) -> dict[str, Any]:
         return raw  # which resolving will find wanting
 
 
-def evaluate(
-    folder: Path, *, split: str = "test", corpus: Path | None = None, overrides: Sequence[str] = (), screen: Terminal | None = None
-) -> tuple[dict[str, Any], Predictions]:
-    """Judge a bundle on a split of its own corpus, or on all of another corpus; by streams, too, where it has several.
+@dataclass(frozen=True)
+class Assessed:
+    """A bundle and what it says of labelled clips: a table a target."""
 
-    Returns what metrics.json would hold for it, and the table of predictions behind it.
-    """
-    screen = screen or Terminal()
+    opened: Opened
+    intake: Intake
+    tables: dict[str, Answers]
+
+
+def assess(
+    folder: Path,
+    *,
+    split: str = "test",
+    corpus: Path | None = None,
+    overrides: Sequence[str] = (),
+    pieces: int = 1,
+    screen: Terminal | None = None,
+) -> Assessed:
+    """A bundle's answers about a split of its own corpus, or all of another; of each clip's `pieces` in time, where there are several."""
     opened = open_run(folder, overrides, corpus=corpus)
     found = build.corpus(opened.recipe)
     _known_classes(found, opened)
     clips = found.clips if corpus else getattr(build.splits(opened.recipe, found.clips)[0], split)
     if not clips:
         raise UserError(f"{folder}: its data.split leaves no clip to {split}")
-    intake = _take_in(opened.desk, found, clips, screen)
-    target = opened.recipe.targets[0]
+    intake = _take_in(opened.desk, found, segments(clips, pieces) if pieces > 1 else clips, screen or Terminal())
     tables = judge.predictions(opened.desk, opened.model, intake.clips, intake, split)
+    target = opened.recipe.targets[0]
     if not len(tables[target].known()):
         raise UserError(f"{folder}: none of these clips is labelled with {target}; `crossfade predict` needs no labels")
+    return Assessed(opened, intake, tables)
+
+
+def evaluate(
+    folder: Path,
+    *,
+    split: str = "test",
+    corpus: Path | None = None,
+    overrides: Sequence[str] = (),
+    pieces: int = 1,
+    how: str = "mean",
+    results: Path | None = None,
+    screen: Terminal | None = None,
+) -> tuple[dict[str, Any], Answers]:
+    """Judge a bundle on a split of its own corpus, or on all of another corpus; by streams, too, where it has several.
+
+    With `pieces` each clip is judged in so many stretches of time, whose logits are put together by `how`, mean or max; `results` is
+    then the file that MammAlps' own script reads. Returns what metrics.json would hold, and the table of predictions behind it.
+    """
+    found = assess(folder, split=split, corpus=corpus, overrides=overrides, pieces=pieces, screen=screen)
+    opened, intake, target = found.opened, found.intake, found.opened.recipe.targets[0]
+    if results:
+        write_results(results, found.tables, sample_of)
     alone = judge.by_streams(opened.desk, opened.model, intake.clips, intake) if len(opened.desk.reader.streams) > 1 else {}
-    return judge.measure({name: {split: table} for name, table in tables.items()}, alone, opened.recipe), tables[target]
+    whole = (lambda table: aggregate(table, sample_of, how)) if pieces > 1 else (lambda table: table)
+    tables = {name: whole(table) for name, table in found.tables.items()}
+    by_name = {name: whole(table) for name, table in judge.of_target(alone, target).items()}
+    return judge.measure({name: {split: table} for name, table in tables.items()}, by_name, opened.recipe), tables[target]
 
 
 def _known_classes(corpus: Corpus, opened: Opened) -> None:
@@ -178,8 +221,10 @@ def _known_classes(corpus: Corpus, opened: Opened) -> None:
         known = opened.desk.classes[target]
         for clip in corpus.clips:
             label = clip.labels.get(target)
-            if label is not None and label not in known:
-                raise UserError(f"{clip.id}: its {target} {label!r} is not a class of this model; {settings.nearest(label, known)}")
+            said = [] if label is None else classes_in(label) if opened.desk.several(target) else [label]
+            for name in said:
+                if name not in known:
+                    raise UserError(f"{clip.id}: its {target} {name!r} is not a class of this model; {settings.nearest(name, known)}")
 
 
 def _take_in(desk: judge.Desk, corpus: Corpus, clips: list[Clip], screen: Terminal) -> Intake:
@@ -217,17 +262,64 @@ def predict(folder: Path, inputs: Sequence[Path], *, screen: Terminal | None = N
     yield from ({"clip": path, "error": why} for path, why in found.files if path not in read)
 
 
-def _answers(tables: Mapping[str, Predictions]) -> Iterator[dict[str, Any]]:
+def _answers(tables: Mapping[str, Answers]) -> Iterator[dict[str, Any]]:
     """One clip after another: the class and all probabilities of every target."""
     heads = {target: f"{target}." if len(tables) > 1 else "" for target in tables}
-    predicted = {target: table.predicted for target, table in tables.items()}
+    said = {target: table.said for target, table in tables.items()}
     for row in range(len(next(iter(tables.values())))):
         answer: dict[str, Any] = {}
         for target, table in tables.items():
-            answer[f"{heads[target]}predicted"] = table.classes[predicted[target][row]]
+            answer[f"{heads[target]}predicted"] = said[target][row]
             shares = zip(table.classes, table.probability[row], strict=True)
             answer |= {f"{heads[target]}p_{name}": round(float(share), 6) for name, share in shares}
         yield answer
+
+
+def explain(
+    folder: Path,
+    wanted: Sequence[str],
+    *,
+    out: Path | None = None,
+    corpus: Path | None = None,
+    screen: Terminal | None = None,
+    command: str = "",
+) -> Iterator[dict[str, Any]]:
+    """One page a clip that says why: what each stream adds, where it looked, what hiding that changes. Yields what a page says in numbers.
+
+    `wanted`: files, folders, CSVs, or ids of clips of the run's corpus (or of `corpus`). Pages go to `out`, by default RUN/explained.
+    """
+    opened, screen = open_run(folder, corpus=corpus, alone=True), screen or Terminal()
+    clips = _wanted(opened, wanted)
+    intake = _take_in(opened.desk, Corpus(clips, {}), clips, screen)
+    explainer = Explainer(opened.desk, opened.model, intake, explanation.bases(_of_val(opened)))
+    pages = out or explanation.folder_of(folder)
+    pages.mkdir(parents=True, exist_ok=True)
+    with screen.counting("explaining", len(intake.clips)) as step:
+        for clip in intake.clips:
+            found = explainer.explain(clip, title=f"{opened.recipe.name}: {clip.id}", command=command)
+            page = write_page(pages / explanation.page_name(clip.id), found)
+            step()
+            yield {"clip": clip.id, "page": str(page), **explanation.numbers(found)}
+
+
+def _wanted(opened: Opened, wanted: Sequence[str]) -> list[Clip]:
+    """Files that are there, as `predict` reads them; other words are ids of clips of the corpus."""
+    files = [Path(each) for each in wanted if Path(each).exists()]
+    clips = clips_of(files).clips if files else []
+    names = [each for each in wanted if not Path(each).exists()]
+    if names:
+        by_id = {clip.id: clip for clip in build.corpus(opened.recipe).clips}
+        for name in names:
+            recipes.one_of(name, by_id, "explain: no such file, and no such clip in the run's corpus")
+        clips += [by_id[name] for name in names]
+    return clips
+
+
+def _of_val(opened: Opened) -> dict[str, Answers]:
+    """The tables of val that the run wrote, as far as they are there."""
+    first = opened.recipe.targets[0]
+    paths = {target: opened.bundle.folder / bundles.predictions_name(target, first) for target in opened.recipe.targets}
+    return {target: read_table(path, opened.desk.several(target)).where(split="val") for target, path in paths.items() if path.is_file()}
 
 
 def check(corpus: Path | None, name: str | None = None, overrides: Sequence[str] = (), *, screen: Terminal | None = None) -> Findings:

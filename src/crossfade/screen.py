@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -39,19 +41,31 @@ class Terminal:
         self.first = os.environ.get("RANK", "0") == "0"
         self.quiet = quiet or not self.first
         self.bars = self.console.is_terminal and not self.quiet
+        self._log: Path | None = None
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._title = ""
         self._metric = ("macro_f1", HEADLINES["macro_f1"])
 
+    def log_to(self, path: Path) -> None:
+        """Write every line to this file too, with the time before it, and those of the epochs; a resumed run goes on in it."""
+        self._log = path if self.first else None
+
     def say(self, text: str) -> None:
         """One line, unless quiet; warnings come through `warn`."""
+        self._write(text)
         if not self.quiet:
             self.console.print(text)
 
     def warn(self, text: str) -> None:
+        self._write(f"warning: {text}")
         if self.first:
             self.console.print(f"warning: {text}", style="yellow")
+
+    def _write(self, text: str) -> None:
+        if self._log:
+            with self._log.open("a", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
     def left_out(self, files: Sequence[tuple[str, str]]) -> None:
         """Warn of files and why they are not used; of many only the first."""
@@ -93,9 +107,11 @@ class Terminal:
         self.close()
         metric, label = self._metric
         train, val, star = row["train"], row["val"], " *" if row["best"] else ""
+        learnt = f"{clock(row['seconds']):>5}  loss {train['loss']:.4f}  acc {train['accuracy']:.3f}"
+        line = f"{self._title} {learnt}  val loss {val['nll']:.4f}  {label} {val[metric]:.3f}{star}"
+        self._write(line)
         if self.bars:
-            learnt = f"{clock(row['seconds']):>5}  loss {train['loss']:.4f}  acc {train['accuracy']:.3f}"
-            self.say(f"{self._title} {learnt}  val loss {val['nll']:.4f}  {label} {val[metric]:.3f}{star}")
+            self.console.print(line)
 
     def kept(self, phase: Phase, best: dict[str, Any]) -> None:
         if not phase.epochs:

@@ -47,6 +47,7 @@ class DataSpec(_Strict):
     streams: dict[str, Use] = Field(min_length=1)
     views: dict[str, dict[str, Any]] = {}  # view -> stream -> augmentations
     degrade: dict[str, Any] = {}  # stream -> augmentations on every clip, test too: a condition, not a help
+    several: list[str] = []  # targets of which a clip may have several classes, or none; what the corpus says is added
     batch: PositiveInt = 16
     workers: int = Field(-1, ge=-1)
     bad_fraction: float = Field(0.05, ge=0, le=1)  # of files that may be unreadable before the run refuses to start

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,20 +13,21 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 
-from crossfade import build, judge, settings
-from crossfade.clip import Clip, Corpus, UserError, seed_of
+from crossfade import build, judge, readiness
+from crossfade.clip import Corpus, UserError, seed_of
 from crossfade.data.intake import Intake, count_by_streams
-from crossfade.data.loader import label_indices
 from crossfade.data.split import Splits
 from crossfade.deploy import bundle as bundles
 from crossfade.evaluation import METRICS
-from crossfade.evaluation.metrics import summary
-from crossfade.evaluation.predictions import Predictions, concatenate
+from crossfade.evaluation.contributions import Contributions
+from crossfade.evaluation.contributions import write as write_contributions
+from crossfade.evaluation.heads import TrainingClips
 from crossfade.evaluation.report import ReportContent, write_report
+from crossfade.evaluation.tables import Answers, concatenate, summary
+from crossfade.evaluation.tables import read as read_table
 from crossfade.feed import Feed
 from crossfade.models.cost import multiply_adds
 from crossfade.models.model import describe
-from crossfade.models.surgery import load_weights
 from crossfade.recipe import Recipe
 from crossfade.signals import Stop
 from crossfade.training.checkpoint import Checkpoints, save_weights
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
     from crossfade.training.loop import Phase
 
 BEFORE = "predictions-before.csv"  # of the test clips, by the model before it adapted
+CONTRIBUTIONS = "contributions.csv"  # of the test clips: what each stream adds to the probability of what is true
 STREAM_PREDICTIONS = "predictions-{}.csv"
-Parts = dict[str, list[Clip]]  # split -> clips
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,16 @@ class Work:
         """Everything before the first step: clips read, the model built with its weights, and the notes about both."""
         recipe, accelerator = self.recipe, self._accelerator()
         self.screen.judged_by(recipe.select, METRICS[recipe.select].label)
-        desk = judge.open_desk(recipe, self.corpus.classes, accelerator.device)
+        desk = judge.open_desk(recipe, {target: self.corpus.classes[target] for target in recipe.targets}, accelerator.device)
         intake = self._take_in(desk, split)
         sides = {"train": split.train, "val": split.val, "test": split.test, "source": split.aside}
         parts = {name: [clip for clip in side if clip.id in intake.streams] for name, side in sides.items()}
-        _refuse_empty(parts, recipe, desk.classes)
-        _refuse_deaf(parts["train"], intake, desk)
+        readiness.refuse_empty(parts, recipe, desk.classes)
+        readiness.refuse_deaf(parts["train"], intake, desk)
         model = self._model(desk.classes)
         notes = self._notes(desk, split, intake, model)
-        phases = build.phases(recipe, desk.classes, _class_counts(parts["train"], desk.classes))
+        build.check_views(recipe, self.corpus.classes)
+        phases = build.phases(recipe, desk.classes, readiness.class_counts(parts["train"], desk))
         return Feed(desk, model, parts, intake, accelerator, self.screen, self.stop, phases), notes
 
     def _accelerator(self) -> Accelerator:
@@ -161,11 +163,11 @@ class Work:
         loads = [f"{name}: {encoder.report.line()}" for name, encoder in model.encoders.items() if encoder.report]  # type: ignore[union-attr]
         loads += [f"{name}: {encoder.note}" for name, encoder in model.encoders.items() if encoder.note]
         for part, source in self.recipe.model.init.items():
-            loads.append(f"{part}: {_warm_start(model, part, source, self.recipe.model.allow_missing).line()}")
+            loads.append(f"{part}: {readiness.warm_start(model, part, source, self.recipe.model.allow_missing).line()}")
         for line in loads:
             self.screen.say(line)
         found = judge.bad(self.corpus, intake, desk.reader)
-        warnings = [*split.warnings, *found.warnings(), *_random_and_frozen(model, self.recipe), *_faceless(intake, desk)]
+        warnings = [*split.warnings, *found.warnings(), *readiness.random_and_frozen(model, self.recipe), *readiness.faceless(intake, desk)]
         for warning in warnings:
             self.screen.warn(warning)
         notes = {
@@ -175,15 +177,22 @@ class Work:
             "loads": loads,
             "unseen": not {clip.group for clip in split.train} & {clip.group for clip in split.test},
             "streams": count_by_streams(intake.streams),
-            "counts": split.counts(self.recipe.targets[0]),
+            "counts": split.counts(self.recipe.targets[0], several=desk.several(self.recipe.targets[0])),
+            "heads": {target: self._training_clips(desk, split, target) for target in self.recipe.targets},
             "parameters": [[name, count] for name, count in describe(model)],
             "multiply_adds": multiply_adds(model, desk.one_clip()),
-            "learning": {phase.name: _learning(model, phase.rates) for phase in self.recipe.phases},
+            "learning": {phase.name: readiness.learning(model, phase.rates) for phase in self.recipe.phases},
             "command": before.get("command", self.command),
         }
         if self.screen.first:
             bundles.write_json(path, notes)
         return notes
+
+    @staticmethod
+    def _training_clips(desk: judge.Desk, split: Splits, target: str) -> dict[str, Any]:
+        """What training has of a head: its labelled clips, and those of every class."""
+        counts = split.counts(target, several=desk.several(target))["train"]
+        return {"total": sum(target in clip.labels for clip in split.train), "by_class": counts}
 
     def _add_sparsity(self, notes: dict[str, Any], model: Fused) -> dict[str, Any]:
         """Say of a pruned model how much of it is zero; only the trained one shows it."""
@@ -236,16 +245,20 @@ class Work:
         }
         tables = {target: {split: found[target] for split, found in by_split.items()} for target in recipe.targets}
         for target, table in judge.pooled(tables).items():
-            table.write(folder / _predictions_name(recipe, target))
+            table.write(folder / bundles.predictions_name(target, recipe.targets[0]))
         streams = judge.by_streams(desk, model, parts["test"], intake, serve=feed.judging) if len(desk.reader.streams) > 1 else {}
-        for name, table in streams.items():
+        alone = judge.of_target(streams, recipe.targets[0])
+        for name, table in alone.items():
             table.write(folder / STREAM_PREDICTIONS.format(name))
-        metrics = judge.measure(tables, streams, recipe, train_counts=notes["counts"]["train"])
-        before = Predictions.read(folder / BEFORE) if (folder / BEFORE).is_file() else None
+        parts = judge.contributions(streams, by_split.get("val", {}))
+        if parts:
+            write_contributions(folder / CONTRIBUTIONS, parts)
+        metrics = judge.measure(tables, alone, recipe, train_counts=notes["counts"]["train"])
+        before = self._read(folder / BEFORE) if (folder / BEFORE).is_file() else None
         if before and len(before.known()):
             metrics["before"] = summary(before.known(), seed=recipe.seed)
         first = judge.pooled(tables)[recipe.targets[0]]
-        self._report(metrics, first, notes, history, judge.examples(intake, desk.reader), before)
+        self._report(metrics, first, notes, history, judge.examples(intake, desk.reader), before, parts)
         bundles.write_json(folder / bundles.METRICS, metrics)
         Checkpoints(folder / "checkpoint").clear()
         return metrics
@@ -253,11 +266,12 @@ class Work:
     def _report(
         self,
         metrics: dict[str, Any],
-        table: Predictions,
+        table: Answers,
         notes: dict[str, Any],
         history: list[dict[str, Any]],
         examples: Callable,
-        before: Predictions | None = None,
+        before: Answers | None = None,
+        parts: Sequence[Contributions] = (),
     ) -> None:
         domains = self.recipe.data.domains
         content = ReportContent(
@@ -283,14 +297,20 @@ class Work:
             before=before,
             source=metrics.get("source", {}),
             source_name=", ".join(domains.source) if domains else "",
+            training={target: TrainingClips(**found) for target, found in notes.get("heads", {}).items()},
+            contributions=list(parts),
         )
         write_report(self.folder / bundles.REPORT, content)
+
+    def _read(self, path: Path) -> Answers:
+        """A table of the first target."""
+        return read_table(path, several=self.recipe.targets[0] in self.recipe.data.several)
 
     def _pool(self, folds: int) -> dict[str, Any]:
         """Judge the folds' pooled test predictions; the folder holds everything but a single model."""
         folders = [self.folder / f"fold-{number}" for number in range(1, folds + 1)]
         target = self.recipe.targets[0]
-        tables = [Predictions.read(folder / bundles.PREDICTIONS).where(split="test") for folder in folders]
+        tables = [self._read(folder / bundles.PREDICTIONS).where(split="test") for folder in folders]
         pooled = concatenate(tables)
         pooled.write(self.folder / bundles.PREDICTIONS)
         notes = [bundles.read_json(folder / bundles.NOTES) for folder in folders]
@@ -306,74 +326,6 @@ class Work:
         self._report(metrics, pooled, merged, [], lambda clip: [])
         bundles.write_json(self.folder / bundles.METRICS, metrics)
         return metrics
-
-
-def _refuse_empty(parts: Parts, recipe: Recipe, classes: Mapping[str, list[str]]) -> None:
-    """Nothing to tell apart, nothing to learn from, or nothing to choose by."""
-    for target in recipe.targets:
-        if len(classes[target]) < 2:
-            raise UserError(f"model.heads.{target}: the corpus has one class only, {classes[target][0]!r}; two or more can be told apart")
-    for name in ("train", "val"):
-        if not parts[name]:
-            raise UserError(f"data.split: {name} has no clip that can be read")
-        if not any(target in clip.labels for clip in parts[name] for target in recipe.targets):
-            raise UserError(f"data.split: no clip of {name} is labelled with {' or '.join(recipe.targets)}")
-
-
-def _class_counts(clips: list[Clip], classes: Mapping[str, list[str]]) -> dict[str, torch.Tensor]:
-    """Target -> (C,) how many of these clips are labelled with each class."""
-    indices = {target: label_indices(clips, target, names) for target, names in classes.items()}
-    return {target: torch.bincount(found[found >= 0], minlength=len(classes[target])).float() for target, found in indices.items()}
-
-
-def _refuse_deaf(clips: list[Clip], intake: Intake, desk: judge.Desk) -> None:
-    """A stream that no clip has, so that its encoder would stay as it began."""
-    there = {name for clip in clips for name in intake.streams[clip.id]}
-    for name, stream in desk.reader.streams.items():
-        if name not in there:
-            raise UserError(f"data.streams.{name}: no clip of train has it, read from {' or '.join(stream.reads)} files; leave it out")
-
-
-def _warm_start(model: Fused, part: str, source: Path, allow: list[str]) -> Any:
-    try:
-        module = model.get_submodule(part)
-    except AttributeError:
-        parts = [name for name, _ in model.named_modules() if 0 < name.count(".") < 3]
-        raise UserError(f"model.init: found {part!r}, {settings.nearest(part, parts)}") from None
-    return load_weights(module, source, prefix=f"{part}.", allow=allow)
-
-
-def _random_and_frozen(model: Fused, recipe: Recipe) -> list[str]:
-    """Encoders that start at random and never learn: allowed, never silent."""
-    learns = {name for phase in recipe.phases for name, rate in resolve(model, phase.rates).items() if rate is not None}
-    warnings = []
-    for name, encoder in model.encoders.items():
-        path = f"encoders.{name}"
-        warm = encoder.report or any(path == part or path.startswith(f"{part}.") for part in recipe.model.init)
-        if not warm and not any(each.startswith(f"{path}.") for each in learns):
-            warnings.append(f"{path} has random weights and never learns; name some in model.{path}.weights or model.init")
-    return warnings
-
-
-def _faceless(intake: Intake, desk: judge.Desk) -> list[str]:
-    """How many clips kept the whole picture because no face was found in them, for streams that crop to the face."""
-    warnings = []
-    for name, stream in desk.reader.streams.items():
-        if getattr(stream, "face", None) is not None:
-            clips = [clip for clip in intake.clips if name in intake.streams[clip.id]]
-            without = sum(not desk.reader.remember(clip, name, "face found", stream.face_found) for clip in clips)  # type: ignore[attr-defined]
-            if without:
-                warnings.append(f"no face was found in {without} of {len(clips)} clips; they keep the whole picture")
-    return warnings
-
-
-def _learning(model: Fused, rates: Mapping[str, float | None]) -> int:
-    found = resolve(model, rates)
-    return sum(parameter.numel() for name, parameter in model.named_parameters() if found[name] is not None)
-
-
-def _predictions_name(recipe: Recipe, target: str) -> str:
-    return bundles.PREDICTIONS if target == recipe.targets[0] else STREAM_PREDICTIONS.format(target)
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, float]:

@@ -3,10 +3,13 @@
 from crossfade.data.augment import blur, darken, noise_at_snr, sensor_noise, spectrogram_masks
 from crossfade.data.files import manifest, tree
 from crossfade.data.images import any_pictures, cifar, idx, scikit_digits
+from crossfade.data.mammalps import mammalps
 from crossfade.data.ravdess import ravdess
-from crossfade.data.sounding import gain, pitch_shift, shift
+from crossfade.data.sounding import gain, pitch_shift, shift, time_stretch, white_noise
 from crossfade.data.streams import frames, image, log_mel, waveform
-from crossfade.data.warp import affine, crop, elastic, erase, flip, jitter
+from crossfade.data.tensors import stored_frames, stored_mel
+from crossfade.data.warp import affine, centre_crop, crop, elastic, erase, flip, jitter
+from crossfade.data.wildlife import wildlife
 
 CORPORA = {
     "ravdess": ravdess,
@@ -16,13 +19,24 @@ CORPORA = {
     "idx": idx,
     "cifar": cifar,
     "scikit_digits": scikit_digits,
+    "wildlife": wildlife,
+    "mammalps": mammalps,
 }
-STREAMS = {"waveform": waveform, "log_mel": log_mel, "frames": frames, "image": image}
+STREAMS = {
+    "waveform": waveform,
+    "log_mel": log_mel,
+    "frames": frames,
+    "image": image,
+    "stored_frames": stored_frames,
+    "stored_mel": stored_mel,
+}
 AUGMENTATIONS = {
     "noise_at_snr": noise_at_snr,
     "gain": gain,
     "pitch_shift": pitch_shift,
     "shift": shift,
+    "time_stretch": time_stretch,
+    "white_noise": white_noise,
     "spectrogram_masks": spectrogram_masks,
     "blur": blur,
     "darken": darken,
@@ -32,5 +46,6 @@ AUGMENTATIONS = {
     "elastic": elastic,
     "erase": erase,
     "crop": crop,
+    "centre_crop": centre_crop,
     "jitter": jitter,
 }

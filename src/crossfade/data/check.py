@@ -20,10 +20,12 @@ import numpy as np
 from crossfade.clip import Clip, Corpus, Unreadable
 from crossfade.data.alike import hear, near_pairs, see
 from crossfade.data.findings import Extent, Finding, Findings
+from crossfade.data.labels import names_in
 from crossfade.data.media import probe, read_audio, read_frames
 from crossfade.data.packed import packed_picture
 from crossfade.data.ravdess import EMOTIONS, parse
 from crossfade.data.stills import fitted, remark, upright
+from crossfade.data.tensors import read_npy, read_pt
 
 THREADS = 4  # decoders release the interpreter lock
 RATE = 8000  # hertz, for listening
@@ -78,7 +80,7 @@ def check(
         *_unbalanced(corpus, chosen),
         *_groups(corpus, chosen),
     ]
-    return Findings(_extents(corpus.clips, good, chosen), problems, notes)
+    return Findings(_extents(corpus, good, chosen), problems, notes)
 
 
 # ---- one file
@@ -131,7 +133,13 @@ def _read_image(blank: Reading, path: Path, start: float, end: float | None) -> 
     return blank._replace(pixels=(picture.shape[1], picture.shape[0]), fingerprint=see(small), remark=said)
 
 
-READ = {"audio": _read_audio, "video": _read_video, "image": _read_image}
+def _read_tensor(blank: Reading, path: Path, start: float, end: float | None) -> Reading:
+    STORED[blank.medium](path)
+    return blank
+
+
+STORED = {"frames": read_pt, "mel": read_npy}
+READ = {"audio": _read_audio, "video": _read_video, "image": _read_image, **dict.fromkeys(STORED, _read_tensor)}
 
 
 # ---- problems
@@ -218,8 +226,13 @@ def _contradicted(corpus: Corpus, targets: list[str]) -> Iterator[Finding]:
     for clip in (clip for clip in corpus.clips if clip.item is None):  # a file of many pictures has one name for all of them
         for target in (target for target in targets if target in clip.labels):
             for source, said in _said_elsewhere(clip, target, corpus.classes, targets):
-                if said in corpus.classes[target] and said != clip.labels[target] and not said.isdecimal():
+                if said in corpus.classes[target] and said not in _named(corpus, clip, target) and not said.isdecimal():
                     yield Finding("label disagreement", [clip.id], f"{target} is {clip.labels[target]}, but {source} says {said}")
+
+
+def _named(corpus: Corpus, clip: Clip, target: str) -> list[str]:
+    """The classes that a clip has of a target: one, or several where the corpus says that it may."""
+    return names_in(clip.labels[target], target in corpus.several) if target in clip.labels else []
 
 
 def _said_elsewhere(clip: Clip, target: str, classes: dict[str, list[str]], targets: list[str]) -> set[tuple[str, str]]:
@@ -233,18 +246,18 @@ def _said_elsewhere(clip: Clip, target: str, classes: dict[str, list[str]], targ
 def _lonely(corpus: Corpus, targets: list[str]) -> Iterator[Finding]:
     """Classes that only one group has: they cannot be in train and in test."""
     for target in targets:
-        for label, groups in _groups_of(corpus.clips, target).items():
+        for label, groups in _groups_of(corpus, target).items():
             if len(groups) == 1:
                 yield Finding(
                     "class of one group", sorted(groups), f"{target} {label} is in one group only: it cannot be in train and in test"
                 )
 
 
-def _groups_of(clips: list[Clip], target: str) -> dict[str, set[str]]:
+def _groups_of(corpus: Corpus, target: str) -> dict[str, set[str]]:
     groups: dict[str, set[str]] = defaultdict(set)
-    for clip in clips:
-        if target in clip.labels:
-            groups[clip.labels[target]].add(clip.group)
+    for clip in corpus.clips:
+        for name in _named(corpus, clip, target):
+            groups[name].add(clip.group)
     return groups
 
 
@@ -291,12 +304,12 @@ def _copies(good: list[Reading], side: Side) -> Iterator[Finding]:
 
 def _unbalanced(corpus: Corpus, targets: list[str]) -> Iterator[Finding]:
     for target in targets:
-        tally = Counter(clip.labels[target] for clip in corpus.clips if target in clip.labels)
+        tally = Counter(name for clip in corpus.clips for name in _named(corpus, clip, target))
         ranked = tally.most_common()
         if ranked and ranked[0][1] > IMBALANCE * ranked[-1][1]:
             (most, n), (least, m) = ranked[0], ranked[-1]
             yield Finding("imbalance", [], f"{target}: {most} has {n} clips, {least} has {m}; judge by macro-F1, not by accuracy")
-        unknown = len(corpus.clips) - sum(tally.values())
+        unknown = sum(target not in clip.labels for clip in corpus.clips)
         if unknown:
             yield Finding("unlabelled", [], f"{target} is unknown for {unknown} of {len(corpus.clips)} clips")
 
@@ -319,22 +332,23 @@ def _groups(corpus: Corpus, targets: list[str]) -> Iterator[Finding]:
 # ---- how much there is
 
 
-def _extents(clips: list[Clip], good: list[Reading], targets: list[str]) -> dict[str, dict[str, Extent]]:
+def _extents(corpus: Corpus, good: list[Reading], targets: list[str]) -> dict[str, dict[str, Extent]]:
     seconds: dict[str, float] = {}
     for reading in sorted(good, key=lambda reading: reading.medium, reverse=True):
         if reading.seconds is not None:
             seconds[reading.clip.id] = reading.seconds  # sound comes last and wins
-    by = {"all": lambda clip: "clips"} | {target: lambda clip, target=target: clip.labels.get(target) for target in targets}
-    grouped = len({clip.group for clip in clips}) < len(clips)
-    by |= {"group": lambda clip: clip.group if grouped else None}
-    by |= {"domain": lambda clip: clip.domain or None, "split": lambda clip: clip.split or None}
-    return {name: table for name, key in by.items() if (table := _extent_table(clips, seconds, key))}
+    by: dict[str, Callable[[Clip], list[str]]] = {"all": lambda clip: ["clips"]}
+    by |= {target: lambda clip, target=target: _named(corpus, clip, target) for target in targets}
+    grouped = len({clip.group for clip in corpus.clips}) < len(corpus.clips)
+    by |= {"group": lambda clip: [clip.group] if grouped else []}
+    by |= {"domain": lambda clip: [clip.domain] if clip.domain else [], "split": lambda clip: [clip.split] if clip.split else []}
+    return {name: table for name, key in by.items() if (table := _extent_table(corpus.clips, seconds, key))}
 
 
-def _extent_table(clips: list[Clip], seconds: dict[str, float], key: Callable[[Clip], str | None]) -> dict[str, Extent]:
+def _extent_table(clips: list[Clip], seconds: dict[str, float], key: Callable[[Clip], list[str]]) -> dict[str, Extent]:
     members: dict[str, list[Clip]] = defaultdict(list)
     for clip in clips:
-        if (name := key(clip)) is not None:
+        for name in key(clip):
             members[name].append(clip)
     return {name: _extent(len(part), [seconds[clip.id] for clip in part if clip.id in seconds]) for name, part in sorted(members.items())}
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from crossfade.clip import Clip, Corpus, UserError
+from crossfade.data.labels import classes_of, labels_of, several_notes, several_of
+from crossfade.data.table import Row, chosen_columns, read_table, span_of
 
 AUDIO = ".wav .flac .ogg .oga .opus .mp3 .m4a .aac .wma .aif .aiff .aifc .au .caf .amr .w64"
 VIDEO = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .m2v .ts .mts .wmv .flv .3gp .ogv"
@@ -24,9 +22,8 @@ IMAGE = (
 )  # what Pillow reads, and phones' HEIC, which it does not: left out it would not be named
 MEDIUM_OF = {extension: medium for medium, names in {"audio": AUDIO, "video": VIDEO, "image": IMAGE}.items() for extension in names.split()}
 
-MEDIA = ("audio", "video", "image")
+MEDIA = ("audio", "video", "image", "frames", "mel")  # the last two are stored tensors: .pt and .npy
 RESERVED = (*MEDIA, "id", "group", "domain", "split", "start", "end")
-DELIMITERS = (",", ";", "\t")
 SPLIT_NAMES = {
     "": "",
     "train": "train",
@@ -40,34 +37,38 @@ SPLIT_NAMES = {
 }
 
 
-class Row(NamedTuple):
-    """One row of a table: the line of the file it ends on (1 = the header) and its cells by column."""
-
-    line: int
-    cells: dict[str, str]
-
-
-def manifest(*, path: Path, targets: list[str] | None = None, media: list[str] | None = None, root: Path | None = None) -> Corpus:
+def manifest(
+    *,
+    path: Path,
+    targets: list[str] | None = None,
+    media: list[str] | None = None,
+    root: Path | None = None,
+    several: list[str] | None = None,
+) -> Corpus:
     """A UTF-8 CSV with one clip a row; delimiter `,` `;` or tab; BOM and Windows line ends are fine.
 
-    Columns `audio`, `video`, `image`: files relative to `root` (default: the folder of the CSV); at least one is needed, and
-    `media` keeps some of them. Optional: `id`; `group`, which a split never cuts (empty or no column: the clip's own file);
-    `domain`; `split` (train, val, test); `start` and `end` in seconds. Every other column is a label column, or those that
-    `targets` names; an empty label is unknown. Classes are sorted, by value where all are whole numbers. Files that are not
-    there are in `skipped`, as is a note where clips have no group. Raises UserError, with the row where there is one.
+    Columns `audio`, `video`, `image`, and `frames` (.pt) and `mel` (.npy) for stored tensors: files relative to `root` (default: the
+    folder of the CSV); at least one is needed, and `media` keeps some of them. Optional: `id`; `group`, which a split never cuts (empty
+    or no column: the clip's own file); `domain`; `split` (train, val, test); `start` and `end` in seconds. Every other column is a
+    label column, or those that `targets` names; an empty label is unknown. Classes are sorted, by value where all are whole numbers.
+    `several` names label columns whose cells hold any number of classes, `grazing|walking`, and `|` alone for none; by default those
+    in which a `|` occurs, and a note says so. Files that are not there are in `skipped`, as is a note where clips have no group.
+    Raises UserError, with the row where there is one.
     """
     path = Path(path)
-    columns, rows = _table(path)
-    kinds = _chosen(path, "media", media, [name for name in MEDIA if name in columns])
-    labels = _chosen(path, "targets", targets, [name for name in columns if name not in RESERVED])
+    columns, rows = read_table(path, RESERVED)
+    kinds = chosen_columns(path, "media", media, [name for name in MEDIA if name in columns])
+    labels = chosen_columns(path, "targets", targets, [name for name in columns if name not in RESERVED])
+    many = several_of(path, several, labels, rows)
     if not kinds:
-        raise UserError(f"{path}: no media column among {', '.join(columns)}; name one audio, video or image")
+        raise UserError(f"{path}: no media column among {', '.join(columns)}; name one {', '.join(MEDIA[:-1])} or {MEDIA[-1]}")
     base = Path(root) if root is not None else path.parent
     found = [(row, _found(row, kinds, base)) for row in rows]
     if not any(files for _, files in found):
         raise UserError(f"{path}: none of the files of its {len(rows)} rows is there; the first would be {_first_path(rows, kinds, base)}")
-    clips = _unique([(row.line, _clip(path, row, files, labels, base)) for row, files in found if files])
-    return Corpus(clips, classes_of(clips, labels), _missing(found, kinds, base) + _ungrouped(path, rows))
+    clips = unique_ids([(f"row{row.line}", _clip(path, row, files, labels, many, base)) for row, files in found if files])
+    notes = several_notes(path, several, many) + _ungrouped(path, rows)
+    return Corpus(clips, classes_of(clips, labels, many), _missing(found, kinds, base) + notes, several=many)
 
 
 def tree(
@@ -110,89 +111,22 @@ def _files(root: Path) -> Iterator[Path]:
         yield from (path for name in names if (path := Path(folder, name)).is_file())
 
 
-def classes_of(clips: list[Clip], targets: Iterable[str]) -> dict[str, list[str]]:
-    """The classes that occur, sorted; by value where all are whole numbers."""
-    return {target: _sorted({clip.labels[target] for clip in clips if target in clip.labels}) for target in targets}
-
-
-def _sorted(names: set[str]) -> list[str]:
-    numeric = all(re.fullmatch(r"[+-]?[0-9]+", name) for name in names)
-    return sorted(names, key=(lambda name: (int(name), name)) if numeric else None)
-
-
-# ---- the table
-
-
-def _table(path: Path) -> tuple[list[str], list[Row]]:
-    """Column names, and the rows that are not blank."""
-    text = _text(path)
-    delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader(io.StringIO(text), delimiter=mark), [])))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(map(str.strip, cells))]
-    except csv.Error as error:
-        raise UserError(f"{path}: row {reader.line_num}: {error}") from None
-    if len(lines) < 2:
-        raise UserError(f"{path}: no row below the header; expected one clip a row" if lines else f"{path}: the table is empty")
-    columns = _columns(path, lines[0][1])
-    return columns, [Row(line, _cells(path, line, columns, cells)) for line, cells in lines[1:]]
-
-
-def _text(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); expected a CSV file") from None
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = raw[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}: row {row} is not UTF-8 (byte 0x{raw[error.start]:02x}); save the table as UTF-8") from None
-
-
-def _columns(path: Path, header: list[str]) -> list[str]:
-    """Header cells; the reserved names in lower case, trailing empty cells dropped."""
-    columns = [name.lower() if name.lower() in RESERVED else name for name in header]
-    while columns and not columns[-1]:
-        columns.pop()
-    twice = [name for name, n in Counter(columns).items() if n > 1 or not name]
-    if twice:
-        raise UserError(f"{path}: row 1: column {twice[0]!r} is {'there twice' if twice[0] else 'without a name'}")
-    return columns
-
-
-def _cells(path: Path, line: int, columns: list[str], cells: list[str]) -> dict[str, str]:
-    if any(cells[len(columns) :]):
-        raise UserError(f"{path}: row {line} has {len(cells)} cells for {len(columns)} columns; quote a cell that holds the delimiter")
-    return dict(zip(columns, cells + [""] * len(columns), strict=False))
-
-
-def _chosen(path: Path, option: str, asked: list[str] | None, there: list[str]) -> list[str]:
-    """The columns asked for, all by default; UserError with the nearest one where a name is not there."""
-    unknown = [name for name in asked or [] if name not in there]
-    if unknown:
-        near = get_close_matches(unknown[0], there, 1, 0.5)
-        right = f"did you mean {near[0]!r}?" if near else f"there is {', '.join(there) or 'none'}"
-        raise UserError(f"{path}: {option}: no column {unknown[0]!r}; {right}")
-    return list(there if asked is None else asked)
-
-
 # ---- a row
 
 
-def _clip(path: Path, row: Row, files: dict[str, Path], labels: list[str], base: Path) -> Clip:
+def _clip(path: Path, row: Row, files: dict[str, Path], labels: list[str], several: Collection[str], base: Path) -> Clip:
     cell = row.cells
     own = _relative(next(iter(files.values())), base)
-    span = _span(path, row)
+    span = span_of(path, row)
     mark = "" if span == (0.0, None) else f"@{span[0]:g}-" + ("" if span[1] is None else f"{span[1]:g}")
     return Clip(
         id=cell.get("id") or own + mark,
         media=files,
-        labels={name: cell[name] for name in labels if cell[name]},
+        labels=labels_of(cell, labels, several),
         group=cell.get("group") or own,
         domain=cell.get("domain", ""),
         span=span,
-        split=_split(path, row),
+        split=split_of(path, row),
     )
 
 
@@ -200,25 +134,8 @@ def _relative(path: Path, base: Path) -> str:
     return (path.relative_to(base) if path.is_relative_to(base) else path).as_posix()
 
 
-def _span(path: Path, row: Row) -> tuple[float, float | None]:
-    start, end = _seconds(path, row, "start"), _seconds(path, row, "end")
-    if end is not None and end <= (start or 0.0):
-        raise UserError(f"{path}: row {row.line}: end {end:g} is not after start {start or 0:g}")
-    return start or 0.0, end
-
-
-def _seconds(path: Path, row: Row, column: str) -> float | None:
-    cell = row.cells.get(column, "")
-    try:
-        value = float(cell) if cell else None
-    except ValueError:
-        value = math.nan
-    if value is not None and not 0 <= value < math.inf:
-        raise UserError(f"{path}: row {row.line}: {column} {cell!r} is not a time in seconds, 0 or more, as in 1.5")
-    return value
-
-
-def _split(path: Path, row: Row) -> str:
+def split_of(path: Path, row: Row) -> str:
+    """What the column `split` says, under our names; "" where it says nothing."""
     cell = row.cells.get("split", "")
     if cell.lower() not in SPLIT_NAMES:
         raise UserError(f"{path}: row {row.line}: split {cell!r} is not known; write train, val, test or nothing")
@@ -241,14 +158,10 @@ def _first_path(rows: list[Row], kinds: list[str], base: Path) -> str:
     return next((str(_path(row.cells[kind], base)) for row in rows for kind in kinds if row.cells[kind]), "(every media cell is empty)")
 
 
-def _unique(clips: list[tuple[int, Clip]]) -> list[Clip]:
-    """Clips whose id another clip has too get their row behind it."""
+def unique_ids(clips: list[tuple[str, Clip]]) -> list[Clip]:
+    """Of (mark, clip) the clips; where another clip has the same id too, the mark goes behind it."""
     times = Counter(clip.id for _, clip in clips)
-    return [clip if times[clip.id] == 1 else _renamed(clip, f"{clip.id}#row{line}") for line, clip in clips]
-
-
-def _renamed(clip: Clip, name: str) -> Clip:
-    return Clip(name, clip.media, clip.labels, clip.group, clip.domain, clip.span, clip.split)
+    return [clip if times[clip.id] == 1 else replace(clip, id=f"{clip.id}#{mark}") for mark, clip in clips]
 
 
 def _missing(found: list[tuple[Row, dict[str, Path]]], kinds: list[str], base: Path) -> list[tuple[str, str]]:

@@ -12,6 +12,8 @@ from crossfade.data.files import MEDIUM_OF, manifest
 from crossfade.data.packed import is_packed, packed_pictures
 from crossfade.data.ravdess import parse
 
+TENSORS = {".pt": "frames", ".npy": "mel"}  # taken for what they are only where they are named: any folder may hold such files
+
 
 def clips_of(paths: Iterable[Path]) -> Corpus:
     """Each file, folder or CSV in turn: a file itself, or each picture of a file of many; a folder's media files, recursively; the
@@ -73,5 +75,5 @@ def _apart(stem: str, files: list[Path]) -> list[Clip]:
 
 def _clip(name: str, files: list[Path]) -> Clip:
     # A name of no known kind may still hold sound or pictures: decoding goes by content, and audio streams read videos too.
-    media = {MEDIUM_OF.get(path.suffix.lower(), "video"): path for path in files}
+    media = {(MEDIUM_OF | TENSORS).get(path.suffix.lower(), "video"): path for path in files}
     return Clip(id=name, media=media, labels={}, group=name)

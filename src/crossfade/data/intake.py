@@ -20,12 +20,6 @@ Tried = tuple[tuple[str, ...], list[tuple[str, str]]]  # a clip's usable streams
 THREADS = 4  # decoders release the interpreter lock; two a core hide the disk
 
 
-class Augmentation(Protocol):
-    domain: str
-
-    def __call__(self, x: Tensor, generator: Generator) -> Tensor: ...
-
-
 class Stream(Protocol):
     """Turns a clip's file into a tensor in two steps, of which the store keeps the first."""
 
@@ -55,8 +49,8 @@ class Reader:
         return next((clip.media[kind] for kind in self.streams[stream].reads if kind in clip.media), None)
 
     def read(self, clip: Clip, stream: str) -> np.ndarray:
-        """The decoded array; raises Unreadable. A picture out of a file of many is copied from there: a file each would cost more."""
-        if clip.item is not None:
+        """The decoded array; raises Unreadable. What a file holds ready is copied from there: one picture of many, a stored tensor."""
+        if clip.item is not None or getattr(self.streams[stream], "direct", False):
             return self.streams[stream].decode(clip)
         return self._kept(clip, stream, {}, self.streams[stream].decode)
 

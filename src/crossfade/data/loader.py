@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from crossfade.clip import TEACHER, UNKNOWN, Clip, seed_of
-from crossfade.data.intake import Augmentation, Reader
+from crossfade.clip import TEACHER, UNKNOWN, Clip, classes_in, seed_of
+from crossfade.data.augment import Augmentation
+from crossfade.data.chosen import of_clip
+from crossfade.data.intake import Reader
 from crossfade.data.stored import Draws, Stored
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ class Samples(Dataset):
         fixed = torch.Generator().manual_seed(seed_of(clip.id, name))
         spoiled = [_Fixed(augmentation, fixed) for augmentation in self.degrade.get(name, ())]
         free = torch.Generator().manual_seed(seed)
-        return self.reader.streams[name].finish(self.reader.read(clip, name), [*spoiled, *view.get(name, ())], free)
+        return self.reader.streams[name].finish(self.reader.read(clip, name), [*spoiled, *of_clip(view.get(name, ()), clip)], free)
 
     def _seed(self, clip: Clip, name: str, draw: Draw) -> int:
         draws = self.draws.get(name)
@@ -117,7 +119,7 @@ class Loader:
     """
 
     samples: Samples
-    labels: Mapping[str, torch.Tensor]  # target -> (clips,) class indices
+    labels: Mapping[str, torch.Tensor]  # target -> (clips,) class indices, or (clips, C) which classes
     batch: int
     workers: int = 0
     rank: int = 0
@@ -218,3 +220,24 @@ def label_indices(clips: Sequence[Clip], target: str, classes: Sequence[str]) ->
     """(clips,) int64: each clip's class by its place in `classes`, UNKNOWN where it has no such label."""
     places = {name: place for place, name in enumerate(classes)}
     return torch.tensor([places.get(clip.labels.get(target, ""), UNKNOWN) for clip in clips], dtype=torch.int64)
+
+
+def label_sets(clips: Sequence[Clip], target: str, classes: Sequence[str]) -> torch.Tensor:
+    """(clips, C) float32: 1 for each class that a clip has, 0 for the others; a row of UNKNOWN where it has no such label."""
+    places = {name: place for place, name in enumerate(classes)}
+    found = torch.zeros(len(clips), len(classes))
+    for row, clip in enumerate(clips):
+        label = clip.labels.get(target)
+        if label is None:
+            found[row] = UNKNOWN
+        else:
+            found[row, [places[name] for name in classes_in(label) if name in places]] = 1.0
+    return found
+
+
+LABELS: dict[bool, Callable[[Sequence[Clip], str, Sequence[str]], torch.Tensor]] = {False: label_indices, True: label_sets}
+
+
+def known_labels(labels: torch.Tensor) -> torch.Tensor:
+    """(N,) class indices or (N, C) sets -> (N,) bool."""
+    return labels.reshape(len(labels), -1)[:, 0] != UNKNOWN

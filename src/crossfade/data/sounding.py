@@ -1,4 +1,4 @@
-"""Augmentations of sound: louder or softer, higher or lower, earlier or later; the length stays.
+"""Augmentations of sound: louder or softer, higher or lower, earlier or later, faster or slower, noisier; the length stays.
 
 The contract is that of `augment`; all act on `waveform` (N,).
 """
@@ -68,6 +68,37 @@ class Shift:
         return x.roll(integer(-self.samples, self.samples, generator))
 
 
+@dataclass(frozen=True)
+class TimeStretch:
+    """`time_stretch` with its options checked."""
+
+    speed: tuple[float, float]
+    probability: float
+    n_fft: int
+    domain: str = "waveform"
+
+    def __call__(self, x: Tensor, generator: Generator) -> Tensor:
+        """(N,) -> (N,)"""
+        if not happens(self.probability, generator):
+            return x.clone()
+        return paced(x, between(*self.speed, generator), self.n_fft)
+
+
+@dataclass(frozen=True)
+class WhiteNoise:
+    """`white_noise` with its options checked."""
+
+    std: float
+    probability: float
+    domain: str = "waveform"
+
+    def __call__(self, x: Tensor, generator: Generator) -> Tensor:
+        """(N,) -> (N,)"""
+        if not happens(self.probability, generator):
+            return x.clone()
+        return x + self.std * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+
+
 def gain(*, decibels: float = 12.0, probability: float = 0.5) -> Gain:
     """Make louder or softer by up to ±`decibels`, uniform in decibels; nothing is clipped. The default is the cough reference's."""
     check_probability("gain", probability)
@@ -84,8 +115,7 @@ def pitch_shift(*, semitones: float = 4.0, probability: float = 0.5, n_fft: int 
     check_probability("pitch_shift", probability)
     if not 0 <= semitones <= 24:
         raise UserError(f"pitch_shift.semitones: {semitones:g}; 0 to 24 are possible, two octaves")
-    if n_fft < 16 or n_fft % OVERLAP:
-        raise UserError(f"pitch_shift.n_fft: {n_fft}; a multiple of {OVERLAP} from 16 on is needed")
+    _check_windows("pitch_shift", n_fft)
     return PitchShift(semitones, probability, n_fft)
 
 
@@ -98,6 +128,37 @@ def shift(*, seconds: float = 0.1, probability: float = 0.5, rate: int = 16000) 
     if seconds < 0 or rate < 1:
         raise UserError(f"shift: seconds {seconds:g}, rate {rate}; seconds ≥ 0 and rate ≥ 1 are needed")
     return Shift(round(seconds * rate), probability)
+
+
+def time_stretch(*, speed: tuple[float, float] = (0.8, 1.2), probability: float = 0.5, n_fft: int = 512) -> TimeStretch:
+    """Play at a `speed` uniform in this range, at the same pitch: what becomes longer loses its end, what becomes shorter ends in zeros.
+
+    A phase vocoder in windows of `n_fft` samples, as `pitch_shift`. The default is the wildlife reference's range.
+    """
+    check_probability("time_stretch", probability)
+    if not 0.25 <= speed[0] <= speed[1] <= 4:
+        raise UserError(f"time_stretch.speed: {list(speed)}; 0.25 ≤ low ≤ high ≤ 4 is needed, 2 is twice as fast")
+    _check_windows("time_stretch", n_fft)
+    return TimeStretch((speed[0], speed[1]), probability, n_fft)
+
+
+def white_noise(*, std: float = 0.005, probability: float = 0.5) -> WhiteNoise:
+    """Add Gaussian noise of `std` (of full scale 1), however loud the sound is; by its loudness: `noise_at_snr`. Nothing is clipped."""
+    check_probability("white_noise", probability)
+    if std < 0:
+        raise UserError(f"white_noise.std: {std:g}; it may not be negative")
+    return WhiteNoise(std, probability)
+
+
+def _check_windows(name: str, n_fft: int) -> None:
+    if n_fft < 16 or n_fft % OVERLAP:
+        raise UserError(f"{name}.n_fft: {n_fft}; a multiple of {OVERLAP} from 16 on is needed")
+
+
+def paced(x: Tensor, speed: float, n_fft: int) -> Tensor:
+    """(N,) -> (N,): `speed` times as fast at the same pitch, cut or filled up with zeros at the end."""
+    found = _stretched(x.float(), 1 / speed, n_fft).to(x.dtype)[: len(x)]
+    return pad(found, (0, len(x) - len(found)))
 
 
 def pitched(x: Tensor, ratio: float, n_fft: int) -> Tensor:

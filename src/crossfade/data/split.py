@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from crossfade.clip import Clip, UserError
+from crossfade.clip import SEVERAL, Clip, UserError, classes_in
 from crossfade.data.ravdess import RAVDESS_FOLDS
 
 SPLITS = ("train", "val", "test")
@@ -28,9 +28,15 @@ class Splits:
     warnings: list[str] = field(default_factory=list)
     aside: list[Clip] = field(default_factory=list)  # judged too, under a name of their own: test clips of the domain trained on
 
-    def counts(self, target: str) -> dict[str, dict[str, int]]:
-        """split -> class -> number of clips, every class in each split; clips of unknown label are left out."""
-        tallies = {side: Counter(_labels(getattr(self, side), target)) for side in SPLITS}
+    def counts(self, target: str, *, several: bool = False) -> dict[str, dict[str, int]]:
+        """split -> class -> number of clips, every class in each split; clips of unknown label are left out.
+
+        `several`: a clip may have several classes, and counts for each.
+        """
+        labels = {side: _labels(getattr(self, side), target) for side in SPLITS}
+        tallies = {
+            side: Counter(name for label in found for name in (classes_in(label) if several else [label])) for side, found in labels.items()
+        }
         classes = sorted(set().union(*tallies.values()))
         return {side: {label: tally[label] for label in classes} for side, tally in tallies.items()}
 
@@ -149,6 +155,11 @@ def _labels(clips: list[Clip], target: str | None) -> list[str]:
     return [clip.labels[target] for clip in clips if target in clip.labels] if target else []
 
 
+def _kinds(label: str) -> list[str]:
+    """The classes that a label joins; a label of none, "|", is a kind of its own."""
+    return classes_in(label) or [label] if SEVERAL in label else [label]
+
+
 def _shares(ratios: tuple[float, float, float]) -> dict[str, float]:
     """The wanted splits and their share of the clips."""
     if min(ratios) < 0 or ratios[0] == 0 or abs(sum(ratios) - 1) > 1e-6:
@@ -193,11 +204,11 @@ def _advice(count: int, noun: str) -> str:
 
 def _histograms(units: list[list[Clip]], target: str | None) -> np.ndarray:
     """(units, 1 + classes): the clips of each unit, in all and of each class; an unknown label is a class too."""
-    labels = [[clip.labels.get(target or "", "") for clip in unit] for unit in units]
+    labels = [[kind for clip in unit for kind in _kinds(clip.labels.get(target or "", ""))] for unit in units]
     column = {label: 1 + i for i, label in enumerate(sorted(set().union(*labels)))}
     held = np.zeros((len(units), 1 + len(column)))
     for i, row in enumerate(labels):
-        np.add.at(held[i], [0] * len(row) + [column[label] for label in row], 1)
+        np.add.at(held[i], [0] * len(units[i]) + [column[label] for label in row], 1)
     return held
 
 
@@ -317,7 +328,7 @@ def _shared(sides: dict[str, list[Clip]], *, may_share: bool) -> list[str]:
 
 def _absent(sides: dict[str, list[Clip]], target: str | None) -> list[str]:
     """Warnings for classes that are not in train, or not in a test that there is."""
-    there = {side: set(_labels(clips, target)) for side, clips in sides.items()}
+    there = {side: {kind for label in _labels(clips, target) for kind in _kinds(label)} - {SEVERAL} for side, clips in sides.items()}
     classes = sorted(set().union(*there.values()))
     looked_at = [side for side in ("train", "test") if sides[side]]
     lacking = {side: [label for label in classes if label not in there[side]] for side in looked_at}

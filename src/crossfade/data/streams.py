@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -19,7 +18,9 @@ from crossfade.clip import Clip, Spec, UserError
 from crossfade.data.augment import Augmentation, apply
 from crossfade.data.faces import face_box
 from crossfade.data.media import read_frames, read_image
+from crossfade.data.mel import FLOORS, LOGARITHMS, Levelled, mel_bank
 from crossfade.data.packed import packed_picture
+from crossfade.data.pictures import Box
 from crossfade.data.stills import fitted, remark
 from crossfade.data.stretch import CHOOSING, READING
 from crossfade.store import versions
@@ -54,7 +55,7 @@ class Waveform:
         return {"decode": "sound", "rate": self.rate, "samples": self.samples, "take": self.take, "made": versions(*SOUND)}
 
     def decode(self, clip: Clip) -> np.ndarray:
-        """The first or the loudest `samples` of the clip's span, float32 (N,), N ≤ samples. Raises Unreadable."""
+        """The first, the loudest or the middle `samples` of the clip's span, float32 (N,), N ≤ samples. Raises Unreadable."""
         return READING[self.take](_path(clip, self.reads), self.rate, self.samples, *clip.span)
 
     def chosen(self, sound: np.ndarray) -> np.ndarray:
@@ -83,6 +84,7 @@ class LogMel:
     log: str
     bank: Tensor = field(repr=False, compare=False)
     taper: Tensor = field(repr=False, compare=False)
+    after: Levelled = field(default_factory=Levelled)
     domains: tuple[str, ...] = ("waveform", "spectrogram")
 
     @property
@@ -91,7 +93,7 @@ class LogMel:
 
     @property
     def spec(self) -> Spec:
-        return Spec((1, self.bank.shape[1], 1 + self.sound.samples // self.hop), rate=self.sound.rate)
+        return Spec((1, self.bank.shape[1], self.after.columns or 1 + self.sound.samples // self.hop), rate=self.sound.rate)
 
     @property
     def key(self) -> dict[str, object]:
@@ -110,8 +112,9 @@ class LogMel:
     ) -> tuple[Tensor, Tensor]:
         """float32 (N,) -> (1, mels, T), mask (T,): True for columns centred on the sound. Masks fall on those columns alone."""
         sound, real = self.sound.finish(decoded, augmentations, generator)
-        mel = self.spectrogram(sound)
-        columns = min(int(real.sum()) // self.hop + 1, mel.shape[-1])
+        whole = self.spectrogram(sound)
+        mel = self.after(whole)
+        columns = self.after.real(min(int(real.sum()) // self.hop + 1, whole.shape[-1]), whole.shape[-1])
         mask = torch.arange(mel.shape[-1]) < columns
         heard = apply(augmentations, "spectrogram", mel[..., :columns], generator)
         return (heard if mask.all() else torch.cat([heard, mel[..., columns:]], dim=-1)), mask
@@ -135,6 +138,8 @@ class Frames:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     face: Path | None
+    region: Box | None = None
+    background: Literal["keep", "remove"] = "keep"
     reads: tuple[str, ...] = ("video",)
     domains: tuple[str, ...] = ("frames",)
 
@@ -146,7 +151,8 @@ class Frames:
     def key(self) -> dict[str, object]:
         made = versions(*PICTURES, *(() if self.face is None else FACES))
         detector = None if self.face is None else _digest(self.face)
-        return {"decode": "frames", "count": self.count, "size": self.size, "face": detector, "made": made}
+        part = {} if self.region is None else {"region": self.region}
+        return {"decode": "frames", "count": self.count, "size": self.size, "face": detector, **part, "made": made}
 
     def decode(self, clip: Clip) -> np.ndarray:
         """uint8 (count, 3, size, size): all cropped to one box, or, without a face, all of them whole. Raises Unreadable."""
@@ -161,11 +167,12 @@ class Frames:
         self, decoded: np.ndarray, augmentations: Sequence[Augmentation] = (), generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """uint8 (count, 3, size, size) -> float32 of the same shape, normalised; mask (count,), all True."""
-        return _normalised(decoded, self.mean, self.std, augmentations, generator)
+        pictures, mask = _normalised(decoded, self.mean, self.std, augmentations, generator)
+        return BACKGROUNDS[self.background](pictures), mask
 
-    def _box(self, clip: Clip) -> tuple[float, float, float, float] | None:
+    def _box(self, clip: Clip) -> Box | None:
         if self.face is None:
-            return None
+            return self.region
         start, end = clip.span
         return face_box(_path(clip, self.reads), self.face, count=self.count, start=start, end=end)
 
@@ -208,8 +215,8 @@ class Still:
         return _normalised(decoded, self.mean, self.std, augmentations, generator)
 
 
-def waveform(*, rate: int = 16000, seconds: float = 3.0, take: Literal["first", "loudest"] = "first") -> Waveform:
-    """Mono sound at `rate` hertz, (48000,) by default: the first `seconds` of a clip, or its loudest (RMS); zeros after its end."""
+def waveform(*, rate: int = 16000, seconds: float = 3.0, take: Literal["first", "loudest", "middle"] = "first") -> Waveform:
+    """Mono sound at `rate` hertz, (48000,) by default: the first `seconds` of a clip, its loudest (RMS) or its middle; zeros after."""
     samples = round(rate * seconds)
     if rate < 1 or samples < 1:
         raise UserError(f"waveform: rate {rate}, seconds {seconds:g}; both must be positive")
@@ -230,14 +237,19 @@ def log_mel(
     high: float | None = None,
     power: float = 2.0,
     floor: float | None = None,
-    take: Literal["first", "loudest"] = "first",
+    take: Literal["first", "loudest", "middle"] = "first",
+    top_db: float | None = None,
+    unit: bool = False,
+    columns: int | None = None,
 ) -> LogMel:
     """Log-mel spectrogram (1, mels, 1 + samples // hop), (1, 64, 301) by default; zeros are appended before the logarithm.
 
     Periodic Hann window of `window` samples, centred with reflection at the ends; `power` 2 is energy, 1 magnitude.
     `scale` htk: triangles of height 1, torchaudio's default; slaney: triangles of equal area, librosa's default. `low`, `high` in
-    hertz (None = rate / 2). `log` db: 10·log10(max(x, floor)), floor 1e-10, no top_db; natural: ln(x + floor), floor 1e-9.
-    `take`: as in `waveform`.
+    hertz (None = rate / 2). `log` db: 10·log10(max(x, floor)), floor 1e-10; natural: ln(x + floor), floor 1e-9. `take`: as in `waveform`.
+    `top_db` lifts what is that far below the clip's greatest value; `unit` moves the clip's values to [0, 1] (0 where all are equal);
+    `columns` of them are read off by linear interpolation from first to last: (1, mels, columns). The wildlife reference's arrays are
+    seconds 10, mels 128, n_fft and window 2048, hop 512, scale slaney, take middle, top_db 80, unit, columns 128.
     """
     sound, top = waveform(rate=rate, seconds=seconds, take=take), rate / 2 if high is None else high
     if not 0 < window <= n_fft or hop < 1 or mels < 1 or power <= 0:
@@ -250,10 +262,15 @@ def log_mel(
         raise UserError(f"log_mel: low {low:g}, high {top:g} Hz; 0 ≤ low < high ≤ rate / 2 = {rate / 2:g} is needed")
     if floor is not None and floor <= 0:
         raise UserError(f"log_mel.floor: {floor:g}; it must be above 0, the logarithm of silence is not finite")
+    if top_db is not None and (top_db <= 0 or log != "db"):
+        raise UserError(f"log_mel.top_db: {top_db:g} with log {log}; it must be above 0, and needs log: db")
+    if columns is not None and columns < 1:
+        raise UserError(f"log_mel.columns: {columns}; at least 1 is needed, or null for one every hop")
     bank = mel_bank(rate=rate, n_fft=n_fft, mels=mels, low=low, high=top, scale=scale)
     left = (n_fft - window) // 2
     taper = pad(torch.hann_window(window, periodic=True), (left, n_fft - window - left))
-    return LogMel(sound, hop, n_fft, power, FLOORS[log] if floor is None else floor, log, bank, taper)
+    after = Levelled(top_db, unit, columns)
+    return LogMel(sound, hop, n_fft, power, FLOORS[log] if floor is None else floor, log, bank, taper, after)
 
 
 def frames(
@@ -263,16 +280,49 @@ def frames(
     mean: tuple[float, ...] = IMAGENET_MEAN,
     std: tuple[float, ...] = IMAGENET_STD,
     face: Path | None = None,
+    region: tuple[float, float, float, float] | None = None,
+    background: Literal["keep", "remove"] = "keep",
 ) -> Frames:
     """`count` pictures of `size` × `size` spread uniformly over a clip, (8, 3, 112, 112) by default, ImageNet statistics.
 
     `face`: a YuNet detector (.onnx). The box of the first confident face, padded by 30 %, crops every picture of the clip; a clip
-    without a face keeps the whole picture in all of them and is counted.
+    without a face keeps the whole picture in all of them and is counted. `region`: for a camera that stands still, the part of its picture
+    to keep, [left, top, right, bottom] in shares of it: [0, 0, 1, 0.93] cuts off a line with time and temperature. `background: remove`
+    takes the mean picture of each clip out of its pictures, so that what moves is left, with deviation 1: for a camera that stands still.
     """
     _check_pictures("frames", mean, std, count=count, size=size)
+    _check_region(region, face)
     if face is not None and not Path(face).is_file():
         raise UserError(f"frames.face: {face}: no such file; give a YuNet detector (.onnx), or null for the whole picture")
-    return Frames(count, size, tuple(mean), tuple(std), None if face is None else Path(face))
+    return Frames(count, size, tuple(mean), tuple(std), None if face is None else Path(face), region, background)
+
+
+def kept(pictures: Tensor) -> Tensor:
+    """(T, C, H, W) as they are."""
+    return pictures
+
+
+def moving(pictures: Tensor) -> Tensor:
+    """(T, C, H, W) less their mean picture, with deviation 1; all zero where nothing moves."""
+    left = pictures.sub_(pictures.mean(0, keepdim=True))
+    spread = left.std()
+    return left.div_(spread) if spread > STILL else left.zero_()
+
+
+STILL = 1e-4  # deviation, in units of the normalised pictures, below which nothing moves
+BACKGROUNDS: dict[str, Callable[[Tensor], Tensor]] = {"keep": kept, "remove": moving}
+
+
+def _check_region(region: Box | None, face: Path | None) -> None:
+    if region is None:
+        return
+    left, top, right, bottom = region
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise UserError(
+            f"frames.region: found {list(region)}; it is [left, top, right, bottom] in shares of the picture, as in [0, 0, 1, 0.9]"
+        )
+    if face is not None:
+        raise UserError("frames.region: the face decides what is kept; give one of region and face")
 
 
 def image(
@@ -308,49 +358,6 @@ def _check_pictures(stream: str, mean: Sequence[float], std: Sequence[float], ch
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
         wanted = "three numbers each (red, green, blue)" if channels == 3 else "one number each (grey)"
         raise UserError(f"{stream}: mean {list(mean)}, std {list(std)}; {wanted}, std above 0")
-
-
-def mel_bank(*, rate: int, n_fft: int, mels: int, low: float, high: float, scale: str) -> Tensor:
-    """Triangular filters (n_fft // 2 + 1, mels) on the HTK or Slaney mel scale (Slaney 1998, Auditory Toolbox); computed in float64."""
-    to_mel, to_hertz, area = SCALES[scale]
-    edges = to_hertz(np.linspace(to_mel(np.array(low)), to_mel(np.array(high)), mels + 2))
-    bins = np.linspace(0, rate / 2, n_fft // 2 + 1)[:, None]
-    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-    triangles = np.maximum(0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
-    return torch.from_numpy(triangles * (2 / (right - left) if area else 1.0)).float()
-
-
-def _htk_mel(hertz: np.ndarray) -> np.ndarray:
-    return 2595 * np.log10(1 + hertz / 700)
-
-
-def _htk_hertz(mel: np.ndarray) -> np.ndarray:
-    return 700 * (10 ** (mel / 2595) - 1)
-
-
-def _slaney_mel(hertz: np.ndarray) -> np.ndarray:
-    """Linear below 1 kHz (15 mel), then 27 mel for a factor of 6.4."""
-    return np.where(hertz < 1000, hertz * 3 / 200, 15 + 27 * np.log(np.maximum(hertz, 1000) / 1000) / math.log(6.4))
-
-
-def _slaney_hertz(mel: np.ndarray) -> np.ndarray:
-    return np.where(mel < 15, mel * 200 / 3, 1000 * np.exp(np.maximum(mel - 15, 0) / 27 * math.log(6.4)))
-
-
-def _decibel(x: Tensor, floor: float) -> Tensor:
-    return 10 * x.clamp(min=floor).log10()
-
-
-def _natural(x: Tensor, floor: float) -> Tensor:
-    return (x + floor).log()
-
-
-SCALES: dict[str, tuple[Callable, Callable, bool]] = {
-    "htk": (_htk_mel, _htk_hertz, False),
-    "slaney": (_slaney_mel, _slaney_hertz, True),
-}
-LOGARITHMS: dict[str, Callable[[Tensor, float], Tensor]] = {"db": _decibel, "natural": _natural}
-FLOORS = {"db": 1e-10, "natural": 1e-9}
 
 
 def _normalised(

@@ -1,4 +1,4 @@
-"""Which stretch of a recording a stream takes: its beginning, or the loudest part, found while the sound goes by."""
+"""Which stretch of a recording a stream takes: its beginning, its middle, or the loudest part, found while the sound goes by."""
 
 from __future__ import annotations
 
@@ -25,14 +25,29 @@ def read_loudest(path: Path, rate: int, samples: int, start: float, end: float |
     return loudest(sound_blocks(path, rate=rate, start=start, end=end), samples, _hop(rate))
 
 
+def read_middle(path: Path, rate: int, samples: int, start: float, end: float | None) -> np.ndarray:
+    """The middle `samples` of a span, float32 (N,), N ≤ samples; all of it is read. Raises Unreadable."""
+    return middle(read_audio(path, rate=rate, start=start, end=end), samples)
+
+
+def middle(sound: np.ndarray, length: int) -> np.ndarray:
+    start = max(len(sound) - length, 0) // 2
+    return sound[start : start + length]
+
+
 def _hop(rate: int) -> int:
     return max(round(HOP * rate), 1)
 
 
-READING: dict[str, Callable[[Path, int, int, float, float | None], np.ndarray]] = {"first": read_first, "loudest": read_loudest}
+READING: dict[str, Callable[[Path, int, int, float, float | None], np.ndarray]] = {
+    "first": read_first,
+    "loudest": read_loudest,
+    "middle": read_middle,
+}
 CHOOSING: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {  # the same, (sound, rate, samples), of sound that is at hand
     "first": lambda sound, rate, samples: sound[:samples],
     "loudest": lambda sound, rate, samples: loudest([sound], samples, _hop(rate)),
+    "middle": lambda sound, rate, samples: middle(sound, samples),
 }
 
 

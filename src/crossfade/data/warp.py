@@ -121,25 +121,49 @@ class Crop:
 
 
 @dataclass(frozen=True)
+class CentreCrop:
+    """`centre_crop` with its options checked."""
+
+    share: float
+    probability: float
+    domain: str = "frames"
+
+    def __call__(self, x: Tensor, generator: Generator) -> Tensor:
+        """(T, C, H, W) -> (T, C, H, W)"""
+        if not happens(self.probability, generator):
+            return x.clone()
+        rows, columns = (self._middle(side) for side in x.shape[-2:])
+        return interpolate(x[..., rows, columns], x.shape[-2:], mode="bilinear", antialias=True)
+
+    def _middle(self, side: int) -> slice:
+        length = max(round(side * self.share), 1)
+        start = (side - length) // 2
+        return slice(start, start + length)
+
+
+@dataclass(frozen=True)
 class Jitter:
     """`jitter` with its options checked."""
 
     brightness: float
     contrast: float
     saturation: float
+    hue: float
     probability: float
     domain: str = "frames"
 
     def __call__(self, x: Tensor, generator: Generator) -> Tensor:
         """(T, C, H, W) -> (T, C, H, W)"""
         chance, *drawn = _draws(4, generator)
+        turn = self.hue * _both(*_draws(1, generator)) if self.hue else 0.0  # who does not ask for it draws as many as ever
         if chance >= self.probability:
             return x.clone()
         bright, contrast, colour = (
             1 + _both(u) * most for u, most in zip(drawn, (self.brightness, self.contrast, self.saturation), strict=True)
         )
         lit = (x * bright).clamp_(0.0, 1.0)
-        return _blend(_blend(lit, _grey(lit).mean(), contrast), _grey(lit), colour if x.shape[1] == 3 else 1.0)
+        lit = _blend(_blend(lit, _grey(lit).mean(), contrast), _grey(lit), colour if x.shape[1] == 3 else 1.0)
+        return turned(lit, turn) if turn and x.shape[1] == 3 else lit
 
 
 def affine(
@@ -197,15 +221,28 @@ def crop(*, scale: tuple[float, float] = (0.6, 1.0), ratio: tuple[float, float] 
     return Crop(scale, ratio, probability)
 
 
-def jitter(*, brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2, probability: float = 1.0) -> Jitter:
-    """Another light: brightness, then contrast about the mean, then saturation, each times a factor in 1 ± its option.
+def centre_crop(*, share: float = 0.875, probability: float = 1.0) -> CentreCrop:
+    """Enlarge the middle: this share of each side, 0.875 being 224 of 256 pixels; the same for every clip unless `probability` is less."""
+    check_probability("centre_crop", probability)
+    if not 0 < share <= 1:
+        raise UserError(f"centre_crop.share: {share:g}; it lies above 0, and at most at 1, the whole picture")
+    return CentreCrop(share, probability)
 
-    Grey pictures have no saturation to change.
+
+def jitter(
+    *, brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2, hue: float = 0.0, probability: float = 1.0
+) -> Jitter:
+    """Another light: brightness, then contrast about the mean, then saturation, each times a factor in 1 ± its option; then every hue
+    turned by up to ±`hue` of the circle of colours.
+
+    Grey pictures have no saturation and no hue to change.
     """
     check_probability("jitter", probability)
     if not all(0 <= value <= 1 for value in (brightness, contrast, saturation)):
         raise UserError(f"jitter: brightness {brightness:g}, contrast {contrast:g}, saturation {saturation:g}; each lies between 0 and 1")
-    return Jitter(brightness, contrast, saturation, probability)
+    if not 0 <= hue <= 0.5:
+        raise UserError(f"jitter.hue: {hue:g}; it lies between 0 and 0.5, half the circle of colours")
+    return Jitter(brightness, contrast, saturation, hue, probability)
 
 
 def moved(x: Tensor, degrees: float, shift: tuple[float, float], scale: float, shear: float, fill: str) -> Tensor:
@@ -224,6 +261,17 @@ def bent(x: Tensor, displacement: Tensor, fill: str) -> Tensor:
     height, width = x.shape[-2:]
     straight = affine_grid(torch.eye(2, 3)[None], [1, 1, height, width], align_corners=False)
     return _sampled(x, straight + displacement.permute(1, 2, 0) * torch.tensor([2 / width, 2 / height]), fill)
+
+
+def turned(x: Tensor, share: float) -> Tensor:
+    """(T, 3, H, W) with every hue turned by this share of the circle from red by green to blue; value and saturation stay (HSV)."""
+    red, green, blue = x.unbind(1)
+    most, least = x.amax(1), x.amin(1)
+    span = torch.where(most == least, torch.ones_like(most), most - least)
+    sixth = torch.where(most == red, (green - blue) / span, torch.where(most == green, 2 + (blue - red) / span, 4 + (red - green) / span))
+    place = (sixth / 6 + share) * 6
+    channels = [(place + start).remainder(6) for start in (5, 3, 1)]  # each falls from `most` to `least` and rises again along the circle
+    return torch.stack([most - (most - least) * torch.minimum(at, 4 - at).clamp(0, 1) for at in channels], dim=1)
 
 
 def _sampled(x: Tensor, grid: Tensor, fill: str) -> Tensor:

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 WEIGHTS, RECIPE, LABELS = "model.safetensors", "recipe.yaml", "labels.json"
 METRICS, ENVIRONMENT, PREDICTIONS, REPORT = "metrics.json", "environment.json", "predictions.csv", "report.html"
+LOG = "train.log"  # what was said while it trained, line by line with the time
 NOTES = "notes.json"  # warnings, files left out, weights loaded: what a reader of the numbers must know
+
+
+def predictions_name(target: str, first: str) -> str:
+    """The file of a target's predictions: of the first target PREDICTIONS, of another one with its name."""
+    return PREDICTIONS if target == first else f"predictions-{target}.csv"
 
 
 @dataclass(frozen=True)

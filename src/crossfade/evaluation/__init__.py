@@ -1,5 +1,6 @@
-"""How good it is, from a table of predictions only. The literal table of this island: every metric by name."""
+"""How good it is, from a table of predictions only. The literal tables of this island: every metric by name."""
 
+from crossfade.evaluation import tag_scores
 from crossfade.evaluation.scores import (
     Metric,
     accuracy,
@@ -20,4 +21,15 @@ METRICS: dict[str, Metric] = {
     "average_precision": Metric(mean_average_precision, "Mean average precision (mAP)"),
     "nll": Metric(summed(negative_log_likelihood), "Negative log-likelihood", higher_is_better=False, share=False),
     "ece": Metric(summed(expected_calibration_error), "Calibration error (ECE)", higher_is_better=False),
+}
+
+TAG_METRICS: dict[str, Metric] = {  # where a clip may have several classes at once
+    "accuracy": Metric(summed(tag_scores.accuracy), "Every class right"),
+    "balanced_accuracy": Metric(summed(tag_scores.balanced_accuracy), "Balanced accuracy", undefined=0.5),
+    "macro_f1": Metric(summed(tag_scores.macro_f1), "Macro-F1", undefined=0.0),
+    "auroc": Metric(tag_scores.auroc, "Area under the ROC curve (AUROC)", undefined=0.5),
+    "average_precision": Metric(mean_average_precision, "Mean average precision (mAP)", undefined=0.0),
+    "nll": Metric(summed(tag_scores.cross_entropy), "Binary cross-entropy", higher_is_better=False, share=False),
+    "ece": Metric(summed(tag_scores.calibration_error), "Calibration error (ECE)", higher_is_better=False),
+    "micro_f1": Metric(summed(tag_scores.micro_f1), "Micro-F1", undefined=0.0),
 }

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from crossfade.evaluation import METRICS, figures
 from crossfade.evaluation.figures import Whisker
 from crossfade.evaluation.intervals import NO_DIFFERENCE, Comparison, paired
-from crossfade.evaluation.predictions import Predictions
+from crossfade.evaluation.predictions import Answers
 
 JUDGED_BY = "macro_f1"
 COMPARED = ("macro_f1", "accuracy", "auroc", "average_precision", "ece")
@@ -27,7 +27,7 @@ class Change:
     ends: str
 
 
-def section(before: Predictions, after: Predictions, *, seed: int = 0) -> dict:
+def section(before: Answers, after: Answers, *, seed: int = 0) -> dict:
     """Both models on the clips both judged: rows, a chart of the differences and a verdict. UserError where they cannot be compared."""
     found = [paired(after, before, name, names=(AFTER, BEFORE), seed=seed) for name in COMPARED]
     return {

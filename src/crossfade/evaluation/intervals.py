@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from crossfade.clip import UserError
 from crossfade.evaluation import METRICS
 from crossfade.evaluation.costs import Cost
-from crossfade.evaluation.predictions import Predictions, once
-from crossfade.evaluation.scores import Evidence, Grouped, Metric, Tally, evidence
+from crossfade.evaluation.predictions import once
+from crossfade.evaluation.scores import Evidence, Grouped, Metric
+
+if TYPE_CHECKING:
+    from crossfade.evaluation.predictions import Answers
 
 LEVEL = 0.95
 ROUGH_GROUPS = 10  # below this an interval carries a note
@@ -61,11 +65,11 @@ class Table:
     costs: dict[str, Cost] = field(default_factory=dict)
 
 
-def group_tally(predictions: Predictions) -> Grouped:
+def group_tally(predictions: Answers) -> Grouped:
     """One tally a group, leading axis (G,), over clips of known class; groups in sorted order."""
     known = predictions.known()
     codes = np.unique(np.array(known.group, dtype=object), return_inverse=True)[1]
-    return evidence(known.true, known.probability, codes)
+    return known.evidence(codes)
 
 
 def resample(grouped: tuple[Grouped, ...], *, seed: int, resamples: int = 2000) -> list[Evidence]:
@@ -75,7 +79,7 @@ def resample(grouped: tuple[Grouped, ...], *, seed: int, resamples: int = 2000) 
     step = max(1, CHUNK // groups)
     drawn = [_draw(generator, min(step, resamples - start), groups) for start in range(0, resamples, step)]
     counts = np.concatenate(drawn)
-    return [Evidence(Tally(*(_sums(drawn, part) for part in one.tally)), one.ranking, counts) for one in grouped]
+    return [Evidence(type(one.tally)(*(_sums(drawn, part) for part in one.tally)), one.ranking, counts) for one in grouped]
 
 
 def _sums(drawn: list[np.ndarray], part: np.ndarray) -> np.ndarray:
@@ -102,12 +106,14 @@ def bounds(values: np.ndarray, groups: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def intervals(groups: Grouped, *, seed: int, resamples: int = 2000) -> dict[str, tuple[float, float] | None]:
+def intervals(
+    groups: Grouped, *, seed: int, resamples: int = 2000, metrics: Mapping[str, Metric] = METRICS
+) -> dict[str, tuple[float, float] | None]:
     """The 95 % interval of every metric; None each when there are fewer than 2 groups, or the metric is defined in no resample."""
     if len(groups) < 2:
-        return dict.fromkeys(METRICS)
+        return dict.fromkeys(metrics)
     (drawn,) = resample((groups,), seed=seed, resamples=resamples)
-    return {name: _pair_or_none(metric.rows(drawn), len(groups)) for name, metric in METRICS.items()}
+    return {name: _pair_or_none(metric.rows(drawn), len(groups)) for name, metric in metrics.items()}
 
 
 def _pair_or_none(values: np.ndarray, groups: int) -> tuple[float, float] | None:
@@ -124,16 +130,16 @@ def note(groups: int) -> str:
 
 
 def paired(
-    a: Predictions, b: Predictions, metric: str = "macro_f1", *, names: tuple[str, str] = ("A", "B"), seed: int = 0, resamples: int = 2000
+    a: Answers, b: Answers, metric: str = "macro_f1", *, names: tuple[str, str] = ("A", "B"), seed: int = 0, resamples: int = 2000
 ) -> Comparison:
     """Compare two runs on the clips both saw, drawing each group for both at once. UserError when they judge different truths."""
     return _pair(metric, *_judge({names[0]: a, names[1]: b}, metric, seed=seed, resamples=resamples))
 
 
-def compare(runs: Mapping[str, Predictions], metric: str = "macro_f1", *, seed: int = 0, resamples: int = 2000) -> Table:
+def compare(runs: Mapping[str, Answers], metric: str = "macro_f1", *, seed: int = 0, resamples: int = 2000) -> Table:
     """Judge several runs on the clips all of them saw, best first, and every pair of them. UserError as `paired`."""
     judged = _judge(runs, metric, seed=seed, resamples=resamples)
-    judged.sort(key=lambda one: one.value, reverse=METRICS[metric].higher_is_better)
+    judged.sort(key=lambda one: one.value, reverse=judged[0].metric.higher_is_better)
     scores = [Score(one.name, one.value, *_ends(one.drawn, one.groups)) for one in judged]
     pairs = [_pair(metric, a, b) for a, b in combinations(judged, 2)]
     clips, groups = judged[0].clips, judged[0].groups
@@ -145,24 +151,26 @@ class _Judged:
     """One run's metric on the shared clips, and on every draw of their groups (R,), which is the same draw for every run."""
 
     name: str
+    metric: Metric
     value: float
     drawn: np.ndarray | None  # None where there is one group only
     clips: int
     groups: int
 
 
-def _judge(runs: Mapping[str, Predictions], metric: str, *, seed: int, resamples: int) -> list[_Judged]:
-    chosen, tables = _metric(metric), shared(runs)
+def _judge(runs: Mapping[str, Answers], metric: str, *, seed: int, resamples: int) -> list[_Judged]:
+    tables = shared(runs)
+    chosen = _metric(metric, tables[0].metrics)
     tallies = tuple(group_tally(table) for table in tables)
     groups = len(tallies[0])
     drawn = [chosen.rows(drawn) for drawn in resample(tallies, seed=seed, resamples=resamples)] if groups > 1 else [None] * len(tallies)
     values = [chosen.value(t.once()) for t in tallies]
-    return [_Judged(name, value, draws, len(tables[0]), groups) for name, value, draws in zip(runs, values, drawn, strict=True)]
+    return [_Judged(name, chosen, value, draws, len(tables[0]), groups) for name, value, draws in zip(runs, values, drawn, strict=True)]
 
 
 def _pair(metric: str, a: _Judged, b: _Judged) -> Comparison:
     low, high = _ends(None if a.drawn is None or b.drawn is None else a.drawn - b.drawn, a.groups)
-    above, below = (a.name, b.name) if METRICS[metric].higher_is_better else (b.name, a.name)
+    above, below = (a.name, b.name) if a.metric.higher_is_better else (b.name, a.name)
     verdict = _verdict(low, high, above, below)
     return Comparison(metric, a.name, b.name, a.value, b.value, a.value - b.value, low, high, a.clips, a.groups, verdict, note(a.groups))
 
@@ -171,7 +179,7 @@ def _ends(values: np.ndarray | None, groups: int) -> tuple[float | None, float |
     return (None, None) if values is None or np.isnan(values).all() else bounds(values, groups)
 
 
-def shared(runs: Mapping[str, Predictions]) -> list[Predictions]:
+def shared(runs: Mapping[str, Answers]) -> list[Answers]:
     """Every run cut to the clips of known class that all of them saw, in one order of clips and classes."""
     names, tables = list(runs), [once(table.known(), name) for name, table in runs.items()]
     common = set.intersection(*(set(table.clip) for table in tables)) if tables else set()
@@ -183,20 +191,21 @@ def shared(runs: Mapping[str, Predictions]) -> list[Predictions]:
     return aligned
 
 
-def _align(table: Predictions, common: set[str], first: Predictions, name: str, first_name: str) -> Predictions:
+def _align(table: Answers, common: set[str], first: Answers, name: str, first_name: str) -> Answers:
     if set(table.classes) != set(first.classes):
         found = f"{name} tells apart {', '.join(table.classes)}; {first_name} tells apart {', '.join(first.classes)}"
         raise UserError(f"{found}: only runs with the same classes can be compared")
+    if type(table) is not type(first):
+        raise UserError(f"{name} and {first_name}: answers of one class cannot be compared with answers of several classes at once")
     rows = sorted((clip, row) for row, clip in enumerate(table.clip) if clip in common)
     t = table.select(np.array([row for _, row in rows]))
-    order = [t.classes.index(label) for label in first.classes]
-    return Predictions(t.clip, t.group, t.domain, t.split, np.argsort(order)[t.true], t.probability[:, order], first.classes)
+    return t.reordered(first.classes)
 
 
-def _same_truth(a: Predictions, b: Predictions, name_a: str, name_b: str) -> None:
-    for clip, true_a, true_b, group_a, group_b in zip(a.clip, a.true, b.true, a.group, b.group, strict=True):
+def _same_truth(a: Answers, b: Answers, name_a: str, name_b: str) -> None:
+    for clip, true_a, true_b, group_a, group_b in zip(a.clip, a.truth, b.truth, a.group, b.group, strict=True):
         if true_a != true_b:
-            found = f"{a.classes[true_a]!r} in {name_a} and {b.classes[true_b]!r} in {name_b}"
+            found = f"{true_a!r} in {name_a} and {true_b!r} in {name_b}"
             raise UserError(f"clip {clip!r} is {found}: both runs must be judged against the same labels")
         if group_a != group_b:
             raise UserError(f"clip {clip!r} is of group {group_a!r} in {name_a} and {group_b!r} in {name_b}: the groups must agree")
@@ -215,7 +224,7 @@ def _many(pairs: int) -> str:
     )
 
 
-def _metric(name: str) -> Metric:
-    if name not in METRICS:
-        raise UserError(f"metric {name!r} is unknown; there are {', '.join(METRICS)}")
-    return METRICS[name]
+def _metric(name: str, metrics: Mapping[str, Metric]) -> Metric:
+    if name not in metrics:
+        raise UserError(f"metric {name!r} is unknown; there are {', '.join(metrics)}")
+    return metrics[name]

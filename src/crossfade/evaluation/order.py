@@ -23,7 +23,7 @@ class Order(NamedTuple):
 class Ranking:
     """N clips of known class in G groups."""
 
-    true: np.ndarray  # (N,)
+    true: np.ndarray  # (N,) the class of each, or (N, C) 1 = has it, 0 = has it not
     probability: np.ndarray  # (N, C)
     group: np.ndarray  # (N,) index of a group
 
@@ -34,9 +34,13 @@ class Ranking:
         made = [self._of_class(code, rows) for code in range(classes)]
         return Order(*(np.stack(parts, axis=1) for parts in zip(*made, strict=True)))
 
+    def having(self, code: int) -> np.ndarray:
+        """(N,) which clips are of a class."""
+        return self.true[:, code] > 0 if self.true.ndim == 2 else self.true == code
+
     def _of_class(self, code: int, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         falling = np.argsort(-self.probability[:, code], kind="stable")
-        places = _places(self.probability[falling, code], self.true[falling] == code)
+        places = _places(self.probability[falling, code], self.having(code)[falling])
         weights = counts.T
         blocks = [weights[:, start : start + BLOCK] for start in range(0, len(counts), BLOCK)]
         found = [_areas(block[self.group[falling]], places) for block in blocks]

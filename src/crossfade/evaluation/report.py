@@ -5,20 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crossfade.evaluation import METRICS, adaptation, choice, exhibits, figures, heat, views
+from crossfade.evaluation import adaptation, choice, contributions, exhibits, figures, heads, heat, tag_views, views
+from crossfade.evaluation.contributions import Contributions
 from crossfade.evaluation.costs import KINDS
 from crossfade.evaluation.exhibits import Example, Examples, Gallery
 from crossfade.evaluation.figures import Whisker
+from crossfade.evaluation.heads import TrainingClips
 from crossfade.evaluation.metrics import summary
 from crossfade.evaluation.page import render
-from crossfade.evaluation.predictions import Predictions
+from crossfade.evaluation.predictions import Answers, Predictions
 from crossfade.evaluation.scores import MANY_CLIPS
+from crossfade.evaluation.tags import Tags
 from crossfade.evaluation.writing import whole
 
-__all__ = ["Example", "ReportContent", "render_report", "write_report"]
+__all__ = ["Example", "ReportContent", "TrainingClips", "render_report", "write_report"]
 
 LONG = 40  # rows of a table before the rest is only counted
 HEADLINES = ("macro_f1", "accuracy", "balanced_accuracy")
+ROWS = {Predictions: views, Tags: tag_views}  # what says it of each kind of table
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class ReportContent:
     """All that a report shows. What is empty does not appear."""
 
     title: str
-    predictions: Predictions  # rows of val and test
+    predictions: Answers  # rows of val and test
     warnings: list[str] = field(default_factory=list)  # shown on the first line
     metrics: dict = field(default_factory=dict)  # metrics.json: split -> summary; made here where absent
     history: list[dict] = field(default_factory=list)  # rows of metrics.jsonl
@@ -44,9 +48,11 @@ class ReportContent:
     seed: int = 0  # of the run, by which clips are drawn to be shown
     multiply_adds: int | None = None  # of one clip
     sparsity: float = 0.0  # share of the weights that are zero
-    before: Predictions | None = None  # the same test clips by the model before adaptation
+    before: Answers | None = None  # the same test clips by the model before adaptation
     source: dict = field(default_factory=dict)  # summary of the test clips of the domain that was labelled
     source_name: str = "the source domain"
+    training: dict[str, TrainingClips] = field(default_factory=dict)  # head -> what training had of it, for the rare classes
+    contributions: list[Contributions] = field(default_factory=list)  # what each stream adds, a target each
 
 
 def write_report(path: Path | str, content: ReportContent) -> Path:
@@ -66,37 +72,41 @@ def render_report(content: ReportContent) -> str:
         view |= {"judged": found} | _judgement(content, table, found)
     view |= {"curves": figures.learning_curves(content.history), "streams": _streams(content.by_streams), "long": LONG}
     view |= {"costs": _costs(content), "domain": _domains(content, view["judged"], table)}
+    view |= {"heads": heads.section(content.metrics, split, content.training, view["judged"])}
+    view |= {"contributed": contributions.section(content.contributions)}
     return render("report", view)
 
 
-def _judgement(content: ReportContent, table: Predictions, found: dict) -> dict:
+def _judgement(content: ReportContent, table: Answers, found: dict) -> dict:
     """All sections that need clips of known class."""
+    told = ROWS[type(table)]
     return {
         "headlines": [views.headline(found, name) for name in HEADLINES],
-        "others": [views.headline(found, name) for name in METRICS if name not in HEADLINES and name in found],
+        "others": [views.headline(found, name) for name in table.metrics if name not in HEADLINES and name in found],
         "shots": found.get("shots", {}),
         "choice": _choice(content, table),
         "adapted": adaptation.section(content.before, table, seed=content.seed) if content.before else None,
         "basis": _basis(content, found),
-        "reading": views.reading(found, "clips" if found["n_groups"] == found["n_clips"] else f"{content.group_name}s"),
+        "reading": told.reading(found, "clips" if found["n_groups"] == found["n_clips"] else f"{content.group_name}s"),
         "digits": int(found["n_clips"] >= MANY_CLIPS),
-        **_classes(found),
-        "groups": views.group_rows(table, table.group),
-        "domains": views.group_rows(table, table.domain),
+        **CLASSES[type(table)](found),
+        "groups": told.group_rows(table, table.group),
+        "domains": told.group_rows(table, table.domain),
         "reliability": figures.reliability(views.bins(table)),
-        "calibration": views.calibration(table, found["ece"]),
+        "several": found.get("several", False),
+        "calibration": told.calibration(table, found["ece"]),
         **_exhibits(content, table),
     }
 
 
-def _choice(content: ReportContent, table: Predictions) -> dict | None:
+def _choice(content: ReportContent, table: Answers) -> dict | None:
     """Only where the judged clips are test clips: validation clips cannot show what was chosen on them."""
     found = content.metrics.get("operating")
     judged_on_test = (content.predictions.where(split="test").true >= 0).any()
-    return choice.section(found, table) if found and judged_on_test else None
+    return choice.section(found, table) if found and judged_on_test and isinstance(table, Predictions) else None
 
 
-def _domains(content: ReportContent, found: dict | None, table: Predictions) -> list[dict]:
+def _domains(content: ReportContent, found: dict | None, table: Answers) -> list[dict]:
     """The domain that was labelled beside the one the page is about, each under its own name."""
     if not content.source or not found:
         return []
@@ -115,16 +125,30 @@ def _classes(found: dict) -> dict:
         shown = {"confusion": [], "area": heat.area(found), "pairs": heat.pairs(found)}
     else:
         shown = {"confusion": heat.rows(found), "area": None, "pairs": []}
-    if kinds > LONG:
+    return {**shown, "kinds": kinds, "dense": kinds > heat.DENSE, **_listed(rows)}
+
+
+def _tag_classes(found: dict) -> dict:
+    """The same without a matrix: no class is taken for another where each is a question of its own."""
+    rows = tag_views.class_rows(found)
+    return {"confusion": [], "area": None, "pairs": [], "kinds": len(rows), "dense": False, **_listed(rows)}
+
+
+CLASSES = {Predictions: _classes, Tags: _tag_classes}
+
+
+def _listed(rows: list[views.ClassRow]) -> dict:
+    if len(rows) > LONG:
         rows = sorted(rows, key=lambda row: (row.f1, row.name))
-    return {**shown, "kinds": kinds, "dense": kinds > heat.DENSE, "classes": rows[:LONG], "more_classes": rows[LONG:]}
+    return {"classes": rows[:LONG], "more_classes": rows[LONG:]}
 
 
-def _exhibits(content: ReportContent, table: Predictions) -> dict:
+def _exhibits(content: ReportContent, table: Answers) -> dict:
     """The worst mistakes first, as they tell most; then clips at random, where a clip is a picture, as long as there is room."""
     gallery = Gallery(content.examples, exhibits.MEDIA_BYTES)
-    worst = [gallery.show(row) for row in views.mistakes(table)]
-    drawn = views.drawn(table, content.seed)
+    told = ROWS[type(table)]
+    worst = [gallery.show(row) for row in told.mistakes(table)]
+    drawn = told.drawn(table, content.seed)
     return {"mistakes": worst, "drawn": gallery.stills(drawn), "asked": len(drawn)}
 
 
@@ -153,4 +177,4 @@ def _streams(by_streams: dict[str, dict]) -> dict | None:
     rows = [{"name": name, "values": [views.headline(found, key) for key in HEADLINES]} for name, found in by_streams.items()]
     pairs = [(name, found["macro_f1"], found["intervals"].get("macro_f1") or (None, None)) for name, found in by_streams.items()]
     chart = figures.whiskers([Whisker(name, value, *ends) for name, value, ends in pairs], unit="Macro-F1")
-    return {"rows": rows, "chart": chart, "labels": [METRICS[key].label for key in HEADLINES]}
+    return {"rows": rows, "chart": chart, "labels": [row.label for row in rows[0]["values"]]}

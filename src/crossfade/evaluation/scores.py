@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class Tally(NamedTuple):
 class Evidence:
     """What metrics are made of: tallies, which add, and the clips' order, which does not; each row is the clips once or a resample."""
 
-    tally: Tally  # (R, ...)
+    tally: Any  # (R, ...) a Tally, or of clips with several classes at once a TagTally
     ranking: Ranking
     counts: np.ndarray  # (R, G) how often each group counts
 
@@ -42,7 +42,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: called with true (N,) and probability (N, C) it gives a float; `rows` gives an array over the rows of evidence."""
+    """One metric: `rows` gives an array over rows of evidence; called with true (N,), probability (N, C) of one class of many, a float."""
 
     rows: Callable[[Evidence], np.ndarray]  # NaN where it is not defined
     label: str
@@ -65,7 +65,7 @@ class Metric:
         return f"{value:.{1 + more}%}" if self.share else f"{value:.{3 + more}f}"
 
 
-def summed(measure: Callable[[Tally], np.ndarray]) -> Callable[[Evidence], np.ndarray]:
+def summed(measure: Callable[[Any], np.ndarray]) -> Callable[[Evidence], np.ndarray]:
     """A metric of sums."""
     return lambda found: measure(found.tally)
 
@@ -74,7 +74,7 @@ def summed(measure: Callable[[Tally], np.ndarray]) -> Callable[[Evidence], np.nd
 class Grouped:
     """Clips of known class in G groups: a tally each (G, ...), and all clips' order."""
 
-    tally: Tally
+    tally: Any
     ranking: Ranking
 
     def __len__(self) -> int:
@@ -82,7 +82,7 @@ class Grouped:
 
     def once(self) -> Evidence:
         """Every group counted once: evidence of one row."""
-        return Evidence(Tally(*(part.sum(0, keepdims=True) for part in self.tally)), self.ranking, np.ones((1, len(self))))
+        return Evidence(type(self.tally)(*(part.sum(0, keepdims=True) for part in self.tally)), self.ranking, np.ones((1, len(self))))
 
 
 def evidence(true: np.ndarray, probability: np.ndarray, group: np.ndarray | None = None) -> Grouped:
@@ -133,13 +133,13 @@ def accuracy(t: Tally) -> np.ndarray:
 def balanced_accuracy(t: Tally) -> np.ndarray:
     """Unweighted average recall (UAR) over the classes that occur among the true labels, as scikit-learn. Tally (...) -> (...)."""
     present = t.support > 0
-    return _ratio(t.hits, t.support).sum(-1) / present.sum(-1)
+    return ratio(t.hits, t.support).sum(-1) / present.sum(-1)
 
 
 def macro_f1(t: Tally) -> np.ndarray:
     """Mean F1 over the classes that occur among the true or the predicted labels, as scikit-learn. Tally (...) -> (...)."""
     total = t.support + t.predicted
-    return _ratio(2 * t.hits, total).sum(-1) / (total > 0).sum(-1)
+    return ratio(2 * t.hits, total).sum(-1) / (total > 0).sum(-1)
 
 
 def negative_log_likelihood(t: Tally) -> np.ndarray:
@@ -156,7 +156,7 @@ def expected_calibration_error(t: Tally) -> np.ndarray:
 def auroc(found: Evidence) -> np.ndarray:
     """Area under the ROC curve: of two classes that of the rarer, of more the mean of each against the rest. Evidence (R, ...) -> (R,)."""
     areas = found.order.auroc
-    return areas[:, rarest(found.ranking)] if areas.shape[1] == 2 else _mean_of_defined(areas)
+    return areas[:, rarest(found.ranking)] if areas.shape[1] == 2 else mean_of_defined(areas)
 
 
 def rarest(ranking: Ranking) -> int:
@@ -167,10 +167,11 @@ def rarest(ranking: Ranking) -> int:
 
 def mean_average_precision(found: Evidence) -> np.ndarray:
     """Mean over the classes that occur of the average precision of each (mAP). Evidence (R, ...) -> (R,)."""
-    return _mean_of_defined(found.order.average_precision)
+    return mean_of_defined(found.order.average_precision)
 
 
-def _mean_of_defined(values: np.ndarray) -> np.ndarray:
+def mean_of_defined(values: np.ndarray) -> np.ndarray:
+    """(R, C) -> (R,) the mean of what is not NaN; NaN where nothing is defined."""
     defined = ~np.isnan(values)
     sums, counts = np.where(defined, values, 0.0).sum(1), defined.sum(1)
     return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
@@ -178,18 +179,19 @@ def _mean_of_defined(values: np.ndarray) -> np.ndarray:
 
 def precision(t: Tally) -> np.ndarray:
     """Of the clips predicted as c, the share that is c; 0 where none was predicted. Tally (...) -> (..., C)."""
-    return _ratio(t.hits, t.predicted)
+    return ratio(t.hits, t.predicted)
 
 
 def recall(t: Tally) -> np.ndarray:
     """Of the clips that are c, the share found; 0 where there are none. Tally (...) -> (..., C)."""
-    return _ratio(t.hits, t.support)
+    return ratio(t.hits, t.support)
 
 
 def f1(t: Tally) -> np.ndarray:
     """Harmonic mean of precision and recall; 0 where the class occurs nowhere. Tally (...) -> (..., C)."""
-    return _ratio(2 * t.hits, t.support + t.predicted)
+    return ratio(2 * t.hits, t.support + t.predicted)
 
 
-def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+def ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    """top / bottom; 0 where the bottom is 0."""
     return np.divide(top, bottom, out=np.zeros(np.shape(top)), where=bottom > 0)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from crossfade.clip import seed_of
-from crossfade.evaluation import METRICS
+from crossfade.evaluation import METRICS, TAG_METRICS
 from crossfade.evaluation.figures import percent
-from crossfade.evaluation.predictions import Predictions
-from crossfade.evaluation.scores import MANY_CLIPS, tally
+from crossfade.evaluation.predictions import Answers, Predictions
+from crossfade.evaluation.scores import MANY_CLIPS, Metric
 
 MISTAKES = 8  # the most confident wrong clips a report shows
 DRAWN = 40  # clips at random: five rows of eight
@@ -72,9 +72,14 @@ class Answer:
         return self.said == self.true
 
 
+def metrics_of(summary: dict) -> dict[str, Metric]:
+    """What its numbers are called and how they are written: one class a clip, or several at once."""
+    return TAG_METRICS if summary.get("several") else METRICS
+
+
 def headline(summary: dict, name: str) -> Headline:
     """A metric of a summary, ready to show."""
-    metric, pair, clips = METRICS[name], summary["intervals"].get(name), summary["n_clips"]
+    metric, pair, clips = metrics_of(summary)[name], summary["intervals"].get(name), summary["n_clips"]
     low, high = (metric.show(end, clips) for end in pair) if pair else ("", "")
     return Headline(metric.label, metric.show(summary[name], clips), low, high, float(summary[name]), tuple(pair) if pair else None)
 
@@ -97,17 +102,19 @@ def _taken_for(counts: np.ndarray, own: int, names: list[str]) -> str:
 
 def group_rows(table: Predictions, column: list[str]) -> list[GroupRow]:
     """One row a group, worst first; empty when there is but one, or when every clip is a group of its own."""
-    members = _members(column)
-    if not 1 < len(members) < len(table):
-        return []
-    return sorted((_group_row(table, name, rows) for name, rows in members.items()), key=lambda row: (row.accuracy, -row.clips, row.name))
+    return worst_first(_group_row(table, name, rows) for name, rows in groups_of(column).items())
 
 
-def _members(column: list[str]) -> dict[str, list[int]]:
+def groups_of(column: list[str]) -> dict[str, list[int]]:
+    """The rows of every group; empty when there is but one, or when every clip is a group of its own."""
     members: dict[str, list[int]] = {}
     for i, name in enumerate(column):
         members.setdefault(name, []).append(i)
-    return members
+    return members if 1 < len(members) < len(column) else {}
+
+
+def worst_first(rows: Iterable[GroupRow]) -> list[GroupRow]:
+    return sorted(rows, key=lambda row: (row.accuracy, -row.clips, row.name))
 
 
 def _group_row(table: Predictions, name: str, rows: list[int]) -> GroupRow:
@@ -137,9 +144,9 @@ def _answers(table: Predictions, rows: np.ndarray) -> list[Answer]:
     return [Answer(*row) for row in zip(chosen.clip, chosen.group, *names, *shares, strict=True)]
 
 
-def bins(table: Predictions) -> np.ndarray:
+def bins(table: Answers) -> np.ndarray:
     """The confidence bins of a reliability diagram: clips, sum of confidence, clips correct, (3, 15)."""
-    return tally(table.true, table.probability).bins[0]
+    return table.evidence().tally.bins[0]
 
 
 def reading(summary: dict, groups: str) -> list[str]:

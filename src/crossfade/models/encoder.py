@@ -20,6 +20,7 @@ class Encoder(nn.Module):
 
     `begin` makes the first state from an input (B, …) and its mask (B, T), and takes padding out of the input; each stage maps a state
     to a state: a dict of tensors with the batch first, of which "x" (B, T, D) and "mask" (B, T) become the tokens at the end.
+    `grid`: for an input (B, …) the (steps, rows, columns) that its tokens tile in order, where they do; what a map of them is drawn by.
     `report` says what was loaded into it, None where it was built from scratch; `rebuild` holds the options that would build the same
     shape without those weights, where the weights decide it. `note` is what a person should know of it, "" where there is nothing.
     """
@@ -33,11 +34,12 @@ class Encoder(nn.Module):
         begin: Callable[[Tensor, Tensor | None], Named],
         report: LoadReport | None = None,
         note: str = "",
+        grid: Callable[[Tensor], tuple[int, int, int]] | None = None,
     ):
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.dim, self.spec, self.report, self.note = dim, spec, report, note
-        self.begin = begin
+        self.begin, self.grid = begin, grid
         self.rebuild: dict[str, object] = {}
         allow_lone_values(self)
 

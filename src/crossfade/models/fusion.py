@@ -41,7 +41,10 @@ class Merger(Protocol):
 
 
 class CrossAttention(nn.Module):
-    """Each stream, brought to one width, asks the tokens of all others, and adds what it hears: a Mixer."""
+    """Each stream, brought to one width, asks the tokens of all others, and adds what it hears: a Mixer.
+
+    While `watched` is a list, each forward adds every stream's attention (B, heads, T, T_o) to it, streams in the order of the tokens.
+    """
 
     def __init__(self, dims: Mapping[str, int], *, dim: int, heads: int, dropout: float, drop_path: float):
         super().__init__()
@@ -50,6 +53,7 @@ class CrossAttention(nn.Module):
         self.attend = nn.ModuleDict({name: nn.MultiheadAttention(dim, heads, dropout, batch_first=True) for name in dims})
         self.norm = nn.ModuleDict({name: nn.LayerNorm(dim) for name in dims})
         self.drop_path = drop_path
+        self.watched: list[Tensor] | None = None
 
     def forward(self, tokens: Mapping[str, Tokens]) -> dict[str, Tokens]:
         """{stream: (B, T_s, D_s)} -> {stream: (B, T_s, dim)}"""
@@ -67,7 +71,10 @@ class CrossAttention(nn.Module):
         """(B, T, dim), others (B, T_o, dim) -> (B, T, dim); zero for a clip in which no other stream is real."""
         keys = torch.cat([other.x for other in others], 1)
         real = torch.cat([full_mask(other) for other in others], 1)
-        heard, _ = self.attend[name](x, keys, keys, key_padding_mask=~attendable(real), need_weights=False)
+        options = {"key_padding_mask": ~attendable(real), "need_weights": self.watched is not None, "average_attn_weights": False}
+        heard, attention = self.attend[name](x, keys, keys, **options)
+        if self.watched is not None:
+            self.watched.append(attention)
         return heard.masked_fill(~real.any(1)[:, None, None], 0.0)
 
 
@@ -109,7 +116,7 @@ class Embeddings(nn.Module):
     def forward(self, tokens: Mapping[str, Tokens], present: Tensor) -> list[Tensor]:
         """{stream: (B, T, D_s)}, (B, n) -> n × (B, D)"""
         like = next(iter(tokens.values())).x
-        absent = {name: like.new_zeros(len(like), width) for name, width in self.dims.items() if name not in tokens}
+        absent = {name: like.new_zeros(like.shape[0], width) for name, width in self.dims.items() if name not in tokens}
         found = {name: self.project[name](masked_mean(tokens[name])) for name in self.dims if name in tokens}
         return [(found | absent)[name].masked_fill(~here[:, None], 0.0) for name, here in zip(self.dims, present.T, strict=True)]
 

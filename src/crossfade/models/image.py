@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from crossfade import use as tables
 from crossfade.clip import Spec, UserError
+from crossfade.models.cells import Cells, begin_columns
 from crossfade.models.encoder import Encoder
 from crossfade.models.masks import begin_pictures
 from crossfade.models.surgery import Adapt, Rename, start_from
 from crossfade.models.video import PerFrame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torchvision.models import ResNet, WeightsEnum
 
     from crossfade.clip import Named
 
 StemStride = Literal[1, 2] | None
+TokensOf = Literal["pooled", "map"]
 RESNET_NAMES = {  # torchvision's -> ours
     "conv1.": "stages.0.body.conv1.",
     "bn1.": "stages.0.body.bn1.",
@@ -44,6 +45,7 @@ def resnet18(
     channels: int = 3,
     adapt: Adapt = "sum",
     stem_stride: StemStride = None,
+    tokens: TokensOf = "pooled",
     allow_missing: tuple[str, ...] = (),
 ) -> Encoder:
     """torchvision's ResNet18 without its classifier, on each frame; 11,176,512 parameters with 3 channels, in 5 stages.
@@ -52,11 +54,14 @@ def resnet18(
     (torchvision's first), a file with torchvision's or our names, a bundle, or null for a random start. Another number of channels adapts
     the first convolution as `adapt` says; `stem_stride: 1` keeps the maps of small pictures twice as large. UserError where weights cannot
     be had or do not fit, unless `allow_missing` names the rest.
+
+    `tokens: map` gives the cells of the last map instead of their average, row by row: (B, T · rows · columns, 512), of a video the map of
+    each frame in turn. A spectrogram of 128 × 128 has 4 × 4 of them, real where any of the time that their column stands for is.
     """
     from torchvision.models import ResNet18_Weights
     from torchvision.models import resnet18 as build
 
-    encoder = _resnet(build(), ResNet18_Weights.IMAGENET1K_V1, channels, stem_stride)
+    encoder = _resnet(build(), ResNet18_Weights.IMAGENET1K_V1, channels, stem_stride, tokens)
     return _started(encoder, weights, ResNet18_Weights.IMAGENET1K_V1, RESNET_NAMES, adapt=adapt, allow=allow_missing)
 
 
@@ -66,13 +71,14 @@ def resnet34(
     channels: int = 3,
     adapt: Adapt = "sum",
     stem_stride: StemStride = None,
+    tokens: TokensOf = "pooled",
     allow_missing: tuple[str, ...] = (),
 ) -> Encoder:
     """torchvision's ResNet34 without its classifier: 21,284,672 parameters, -> Tokens (B, T, 512); all else as `resnet18`."""
     from torchvision.models import ResNet34_Weights
     from torchvision.models import resnet34 as build
 
-    encoder = _resnet(build(), ResNet34_Weights.IMAGENET1K_V1, channels, stem_stride)
+    encoder = _resnet(build(), ResNet34_Weights.IMAGENET1K_V1, channels, stem_stride, tokens)
     return _started(encoder, weights, ResNet34_Weights.IMAGENET1K_V1, RESNET_NAMES, adapt=adapt, allow=allow_missing)
 
 
@@ -82,13 +88,14 @@ def resnet50(
     channels: int = 3,
     adapt: Adapt = "sum",
     stem_stride: StemStride = None,
+    tokens: TokensOf = "pooled",
     allow_missing: tuple[str, ...] = (),
 ) -> Encoder:
     """torchvision's ResNet50 without its classifier: 23,508,032 parameters, -> Tokens (B, T, 2048); all else as `resnet18`."""
     from torchvision.models import ResNet50_Weights
     from torchvision.models import resnet50 as build
 
-    encoder = _resnet(build(), ResNet50_Weights.IMAGENET1K_V1, channels, stem_stride)
+    encoder = _resnet(build(), ResNet50_Weights.IMAGENET1K_V1, channels, stem_stride, tokens)
     return _started(encoder, weights, ResNet50_Weights.IMAGENET1K_V1, RESNET_NAMES, adapt=adapt, allow=allow_missing)
 
 
@@ -181,7 +188,7 @@ def _started(encoder: Encoder, weights: str | None, choice: WeightsEnum, rename:
     return started(encoder, weights, lambda: _published(choice), rename, adapt=adapt, allow=allow, spare=CLASSIFIERS)
 
 
-def _resnet(net: ResNet, choice: WeightsEnum, channels: int, stem_stride: StemStride) -> Encoder:
+def _resnet(net: ResNet, choice: WeightsEnum, channels: int, stem_stride: StemStride, tokens: TokensOf) -> Encoder:
     net.conv1 = _for_channels(net.conv1, channels)
     set_stem_stride(net, stem_stride, what="this ResNet")
     stages = [
@@ -189,9 +196,28 @@ def _resnet(net: ResNet, choice: WeightsEnum, channels: int, stem_stride: StemSt
         PerFrame(layer1=net.layer1),
         PerFrame(layer2=net.layer2),
         PerFrame(layer3=net.layer3),
-        PerFrame(layer4=net.layer4, avgpool=net.avgpool, flatten=nn.Flatten()),
     ]
-    return Encoder(stages, dim=net.fc.in_features, spec=_spec(choice, channels), begin=begin_pictures)
+    return ENDINGS[tokens](stages, net, _spec(choice, channels))
+
+
+def _pooled(stages: list[nn.Module], net: ResNet, spec: Spec) -> Encoder:
+    last = PerFrame(layer4=net.layer4, avgpool=net.avgpool, flatten=nn.Flatten())
+    return Encoder([*stages, last], dim=net.fc.in_features, spec=spec, begin=begin_pictures)
+
+
+def _mapped(stages: list[nn.Module], net: ResNet, spec: Spec) -> Encoder:
+    """Each of a ResNet's five halvings gives ⌈side / 2⌉, so a cell stands for 32 pixels, or 16 where the stem does not halve."""
+    side = 16 * int(net.conv1.stride[0])
+    stages = [*stages, PerFrame(layer4=net.layer4), Cells(side)]
+    return Encoder(stages, dim=net.fc.in_features, spec=spec, begin=begin_columns, grid=partial(_grid, side=side))
+
+
+ENDINGS: dict[str, Callable[..., Encoder]] = {"pooled": _pooled, "map": _mapped}
+
+
+def _grid(x: Tensor, *, side: int) -> tuple[int, int, int]:
+    """(B, T, C, H, W) -> (T, rows, columns); a spectrogram (B, 1, M, T) is one frame"""
+    return 1 if x.ndim == 4 else x.shape[1], -(-x.shape[-2] // side), -(-x.shape[-1] // side)
 
 
 def _featured(features: nn.Sequential, dim: int, choice: WeightsEnum, channels: int, stem_stride: StemStride) -> Encoder:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from crossfade.clip import Tokens
 
@@ -43,8 +42,14 @@ def begin_pictures(x: Tensor, mask: Tensor | None) -> Named:
 
 
 def bin_mask(mask: Tensor, bins: int) -> Tensor:
-    """(B, T) -> (B, bins): a bin is real where any of its steps is."""
-    return F.adaptive_max_pool1d(mask.float(), bins) > 0
+    """(B, T) -> (B, bins): a bin is real where any of its steps is. Bins are those of adaptive pooling."""
+    return (mask[:, None] & bins_of(mask.shape[1], bins, mask.device)).any(2)
+
+
+def bins_of(steps: int, bins: int, device: torch.device) -> Tensor:
+    """-> (bins, steps) bool: which steps are in which bin of adaptive pooling; bins may share a step."""
+    step, number = torch.arange(steps, device=device), torch.arange(bins, device=device)[:, None]
+    return (step >= number * steps // bins) & (step < -((number + 1) * steps // -bins))
 
 
 def masked_mean(tokens: Tokens) -> Tensor:
@@ -60,7 +65,7 @@ def masked_mean(tokens: Tokens) -> Tensor:
 def presence(tokens: Mapping[str, Tokens], streams: Iterable[str]) -> Tensor:
     """{stream: (B, T, D)} -> (B, n) bool: which of `streams` has at least one real token in which clip."""
     like = next(iter(tokens.values())).x
-    absent = torch.zeros(len(like), dtype=torch.bool, device=like.device)
+    absent = torch.zeros(like.shape[0], dtype=torch.bool, device=like.device)
     return torch.stack([full_mask(tokens[name]).any(1) if name in tokens else absent for name in streams], 1)
 
 
@@ -76,6 +81,6 @@ def attendable(mask: Tensor) -> Tensor:
 
 
 def _along(mask: Tensor, x: Tensor, axis: int) -> Tensor:
-    shape = [len(mask)] + [1] * (x.ndim - 1)
+    shape = [mask.shape[0]] + [1] * (x.ndim - 1)
     shape[axis] = -1
     return mask.view(shape)

@@ -36,6 +36,13 @@ SIGNATURES = {
         },
         6,
     ),
+    "videomae": Signature(
+        {
+            r"(?:encoder\.layer\.0|stages\.1\.layer)\.layernorm_before\.weight": (None,),
+            r"(?:embeddings|stages\.0)\.patch_embeddings\.projection\.weight": (None, 3, None, None, None),
+        }
+    ),
+    "video_cnn3d": Signature({r"stages\.0\.body\.0\.weight": (None, 3, 3, 3, 3), r"stages\.3\.body\.0\.weight": (None,) * 5}, 0),
     "wavlm": Signature({r"(?:encoder\.layers\.0|stages\.1\.layer)\.attention\.gru_rel_pos_linear\.weight": (8, None)}),
     "frame_cnn": Signature({r"stages\.0\.body\.conv\.0\.weight": (None, 3, 3, 3), r"stages\.3\.body\.conv\.0\.weight": (None,) * 4}, 4),
     "picture_cnn": Signature({r"stages\.0\.body\.pair\.0\.weight": (None, None, 3, 3), r"stages\.0\.body\.pair\.3\.weight": (None,) * 4}),

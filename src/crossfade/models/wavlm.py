@@ -43,8 +43,8 @@ def wavlm(
     installed, the weights cannot be had, or do not fit and `allow_missing` does not name the rest.
     """
     net, source = _net(weights, config or {}), weights
-    if weights is not None and _is_hugging_face(weights):
-        source = _found(weights, HUGGING_FACE_FILES)
+    if weights is not None and is_hugging_face(weights):
+        source = found_weights(weights, HUGGING_FACE_FILES)
     encoder = _staged(net, normalize)
     encoder.rebuild = {"config": _changes(net.config)}
     return start_from(encoder, source, rename=_transformers_names(encoder), allow=allow_missing, label=weights or "")
@@ -92,7 +92,7 @@ class Layer(nn.Module):
     def forward(self, state: Named) -> Named:
         """{"x": (B, T, D), "mask": (B, T), "bias": (B, heads, 2T − 1) after the first layer} -> the same with "bias" """
         x = state["x"]
-        bias = state["bias"] if "bias" in state else by_distance(self.layer.attention.compute_bias(x.shape[1], x.shape[1]), len(x))
+        bias = state["bias"] if "bias" in state else by_distance(self.layer.attention.compute_bias(x.shape[1], x.shape[1]), x.shape[0])
         attended = {"attention_mask": attendable(state["mask"])} if "mask" in state else {}
         x = self.layer(x, position_bias=by_pair(bias), **attended)[0]
         return {**state, "x": self.layer_norm(x), "bias": bias}
@@ -105,7 +105,11 @@ def by_distance(bias: Tensor, batch: int) -> Tensor:
 
 def by_pair(bias: Tensor) -> Tensor:
     """(B, heads, 2T − 1) -> (B · heads, T, T), the form that transformers' layers take."""
-    return bias.unfold(-1, (bias.shape[-1] + 1) // 2, 1).flip(-2).flatten(0, 1)
+    steps = (bias.shape[-1] + 1) // 2
+    if torch.compiler.is_exporting():  # ONNX has no windows of a free length
+        step = torch.arange(steps, device=bias.device)
+        return bias[:, :, step - step[:, None] + steps - 1].flatten(0, 1)
+    return bias.unfold(-1, steps, 1).flip(-2).flatten(0, 1)
 
 
 def token_count(samples: Tensor, config: Any) -> Tensor:
@@ -174,7 +178,7 @@ def _net(weights: str | None, changes: Mapping[str, Setting]) -> WavLMModel:
     unknown = [key for key in changes if key not in vars(library.WavLMConfig())]
     if unknown:
         raise UserError(f"wavlm: config.{unknown[0]} is not a setting of transformers' WavLMConfig")
-    folder = Path(_found(weights, ("config.json",))).parent if weights is not None and _is_hugging_face(weights) else None
+    folder = Path(found_weights(weights, ("config.json",))).parent if weights is not None and is_hugging_face(weights) else None
     try:
         settings = library.WavLMConfig.from_pretrained(folder, **changes) if folder else library.WavLMConfig(**changes)
         return library.WavLMModel(settings)
@@ -191,12 +195,12 @@ def _changes(settings: Any) -> dict[str, object]:
     return {name: value for name, value in shape.items() if not isinstance(value, list) or all(isinstance(each, int) for each in value)}
 
 
-def _is_hugging_face(weights: str) -> bool:
+def is_hugging_face(weights: str) -> bool:
     path = Path(weights)
     return (path / "config.json").exists() or (not path.exists() and path.suffix not in READERS)
 
 
-def _found(name: str, files: tuple[str, ...]) -> str:
+def found_weights(name: str, files: tuple[str, ...]) -> str:
     """The first of these files in a folder, in the local cache or on the hub; UserError in one line where there is none."""
     from transformers.utils.hub import cached_file
 

@@ -1,6 +1,7 @@
 """What to minimise, who learns, in what order. The literal tables of this island; `use: name` in a recipe picks from them."""
 
 from crossfade.training.adapt import distill, information, pseudo_label
+from crossfade.training.binary import binary_cross_entropy
 from crossfade.training.criteria import Criterion, agreement, entropy, snd
 from crossfade.training.criteria import information as mutual_information
 from crossfade.training.long_tail import focal, logit_adjusted
@@ -10,6 +11,7 @@ from crossfade.training.terms import cross_entropy
 
 TERMS = {
     "cross_entropy": cross_entropy,
+    "binary_cross_entropy": binary_cross_entropy,
     "focal": focal,
     "logit_adjusted": logit_adjusted,
     "pseudo_label": pseudo_label,

@@ -10,13 +10,21 @@ from torch import Tensor
 
 from crossfade.clip import UserError
 
-Counts = Mapping[str, Tensor]  # target -> (C,) labelled training clips of each class; empty while a recipe is only checked
-Balance = Literal["none", "inverse", "effective"]
+# target -> (C,) labelled training clips of each class, or of a target with several classes a clip (2, C): without and with each; empty
+# while a recipe is only checked
+Counts = Mapping[str, Tensor]
+Balance = Literal["none", "inverse", "root", "effective"]
 
 
 def inverse(counts: Tensor, *, beta: float = 0.0) -> Tensor:
     """(C,) -> (C,): N / (C n_c), so that the mean weight of the training clips is 1 (scikit-learn's "balanced")."""
     return counts.sum() / (len(counts) * counts)
+
+
+def root(counts: Tensor, *, beta: float = 0.0) -> Tensor:
+    """(C,) -> (C,): n_c^-1/2, scaled so that the mean weight of the training clips is 1."""
+    weights = counts.rsqrt()
+    return weights * counts.sum() / (counts * weights).sum()
 
 
 def effective(counts: Tensor, *, beta: float) -> Tensor:
@@ -25,7 +33,7 @@ def effective(counts: Tensor, *, beta: float) -> Tensor:
     return (weights * len(counts) / weights.sum()).float()
 
 
-WEIGHTS: dict[str, Callable[..., Tensor]] = {"inverse": inverse, "effective": effective}
+WEIGHTS: dict[str, Callable[..., Tensor]] = {"inverse": inverse, "root": root, "effective": effective}
 
 
 def log_prior(counts: Tensor) -> Tensor:

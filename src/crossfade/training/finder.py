@@ -17,6 +17,7 @@ from crossfade.clip import UserError, seed_of
 from crossfade.training import loop, rates
 from crossfade.training.loop import Phase, Progress, Run
 from crossfade.training.schedules import Schedule
+from crossfade.training.step import backward, update
 
 if TYPE_CHECKING:
     from crossfade.clip import Named
@@ -83,13 +84,13 @@ def _losses(run: Run, phase: Phase, progress: Progress, model: nn.Module, optimi
     total, parts = steps * phase.accumulate, []
     run.held = loop.prune.held(run.model, progress.pruned)
     for batch in itertools.islice(_endless(run, phase), total):
-        loop.seed_step(seed_of(run.seed, phase.name, "find-rate", progress.step), run.accelerator.device)
-        parts.append(loop.backward(run, phase, progress, model, batch, total)[1]["loss"].item())
+        seed = seed_of(run.seed, phase.name, "find-rate", progress.step)
+        parts.append(backward(run, phase, progress, model, batch, total, seed)[1]["loss"].item())
         progress.step += 1
         if len(parts) == phase.accumulate:
             yield sum(parts) / len(parts)
             parts.clear()
-            loop.update(run, phase, progress, model, optimizer, total)
+            update(run, phase, progress, model, optimizer, total)
 
 
 def _endless(run: Run, phase: Phase) -> Iterator[Named]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import torch
 from torch import Tensor, nn, optim
 
 from crossfade.clip import UserError, seed_of
@@ -20,8 +19,9 @@ from crossfade.training.checkpoint import Checkpoints, moving_names, replace_fil
 from crossfade.training.processes import any_signal, of_first, share_buffers, share_parameters
 from crossfade.training.prune import Held, Prune
 from crossfade.training.schedules import Schedule
+from crossfade.training.step import backward, update
 from crossfade.training.tally import Tally
-from crossfade.training.teacher import Shadow, Teacher, students_view
+from crossfade.training.teacher import Shadow, Teacher
 from crossfade.training.terms import Objective
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ class Screen(Protocol):
     def epoch(self, phase: Phase, epoch: int, steps: int, done: int) -> None: ...
     def step(self, loss: float, accuracy: float, steps: int) -> None: ...
     def scored(self, row: dict[str, Any]) -> None: ...
+    def warn(self, text: str) -> None: ...
     def kept(self, phase: Phase, best: dict[str, Any]) -> None: ...
 
 
@@ -121,6 +122,7 @@ class Run:
     saved_at: float = field(default_factory=time.monotonic)
     held: Held = ()  # of the phase under way
     shadow: Shadow | None = None  # its teacher
+    parts: int = 1  # in which each batch goes through the model, where it is too large for the memory at once
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -240,10 +242,10 @@ def _train_epoch(run: Run, phase: Phase, progress: Progress, model: nn.Module, o
     run.screen.epoch(phase, progress.epoch, total, progress.step)
     rank, tally = run.accelerator.process_index, Tally(progress.sums)
     for batch in remaining:
-        seed_step(seed_of(run.seed, phase.name, progress.epoch, progress.step, rank), run.accelerator.device)
+        seed = seed_of(run.seed, phase.name, progress.epoch, progress.step, rank)
         boundary = (progress.step + 1) % phase.accumulate == 0 or progress.step + 1 == total
         with nullcontext() if boundary else run.accelerator.no_sync(model):
-            tally.add(*backward(run, phase, progress, model, batch, total))
+            tally.add(*backward(run, phase, progress, model, batch, total, seed))
         progress.step += 1
         if boundary:
             update(run, phase, progress, model, optimizer, total)
@@ -263,63 +265,6 @@ def _look(run: Run, phase: Phase, progress: Progress, tally: Tally) -> None:
     if not math.isfinite(sums["loss"]):
         raise UserError(f"phases.{phase.name}: the loss is {sums['loss']} in epoch {progress.epoch + 1}; lower its rates or set clip_norm")
     run.screen.step(sums["loss"] / sums["clips"], sums["correct"] / max(sums["known"], 1.0), steps)
-
-
-def seed_step(seed: int, device: torch.device) -> None:
-    """What torch.manual_seed does, without writing down the call stack thrice for devices that nobody uses."""
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        torch.manual_seed(seed)
-
-
-def backward(run: Run, phase: Phase, progress: Progress, model: nn.Module, batch: Named, total: int) -> tuple[int, Named, Tensor, Tensor]:
-    """-> the number of clips, the losses, and which answers are right and which known."""
-    batch = {name: tensor.to(run.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-    answers = run.shadow.answers(batch) if run.shadow else None
-    batch = students_view(batch)
-    out = model(batch)
-    loss, means = phase.objective(out, batch, answers, _along(phase, progress.epoch, progress.step, total))
-    first = progress.step - progress.step % phase.accumulate
-    if loss.requires_grad:  # not so where a batch lacks the only stream that learns
-        scaler, share = run.accelerator.scaler, loss / min(phase.accumulate, total - first)
-        (scaler.scale(share) if scaler else share).backward()
-    return len(batch["index"]), {"loss": loss, **{f"terms.{name}": mean for name, mean in means.items()}}, *run.hits(out, batch)
-
-
-def _along(phase: Phase, epoch: int, step: int, total: int) -> float:
-    """How far through the phase the optimiser's step is that this batch, counted from 0, goes into."""
-    steps = math.ceil(total / phase.accumulate)
-    return (epoch * steps + step // phase.accumulate) / max(phase.epochs * steps, 1)
-
-
-def update(run: Run, phase: Phase, progress: Progress, model: nn.Module, optimizer: optim.Optimizer, total: int) -> None:
-    factor = phase.schedule(_along(phase, progress.epoch, progress.step - 1, total))
-    for group in optimizer.param_groups:
-        group["lr"] = group["rate"] * factor
-    scaler = run.accelerator.scaler
-    prune.still(run.held)
-    if phase.clip_norm is not None:
-        if scaler:
-            scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(model.parameters(), phase.clip_norm)
-    if scaler:
-        scaler.step(optimizer)
-    else:
-        optimizer.step()
-    stepped = _settled(run, scaler)
-    prune.hold(run.held)
-    optimizer.zero_grad()
-    if run.shadow and stepped:
-        run.shadow.after("step", run.model, progress.epoch)
-
-
-def _settled(run: Run, scaler: Any) -> bool:
-    """Let the scaler look at what its step gave; False where gradients overflowed, so that it left the step out."""
-    if scaler is None:
-        return True
-    before = scaler.get_scale() if run.shadow else 0.0  # asking waits for the device
-    scaler.update()
-    return not run.shadow or scaler.get_scale() >= before
 
 
 def _finish_epoch(run: Run, phase: Phase, progress: Progress, seconds: float) -> None:

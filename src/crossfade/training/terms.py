@@ -35,6 +35,7 @@ class Term:
     of: Domain
     loss: Loss
     taught: bool = False  # whether it looks at the teacher
+    several: bool = False  # whether it is for targets of which a clip may have several classes
 
     def __call__(self, out: Named, batch: Named, teacher: Named | None = None, progress: float = 0.0) -> tuple[Tensor, Tensor]:
         """(B,) values and (B,) bool, True where the clip is of the term's domain and has what the term needs."""
@@ -90,8 +91,9 @@ def cross_entropy(
     """Cross-entropy of `output` (default: the head called like the target) with uniform label smoothing (arXiv 1512.00567 §7).
 
     `output: emotion.audio` trains a stream's own auxiliary head. Late fusion's output is log-probabilities, for which this is NLL.
-    `balance` weighs the classes: `inverse` N / (C n_c); `effective` (1 - β) / (1 - β^n_c) (arXiv 1901.05555); or numbers by class, of which
-    {cough: 2, non-cough: 1} is a BCE with pos_weight 2. Label Over-Smooth (ICLR 2025) is `smoothing: 0.98` where only the heads learn.
+    `balance` weighs the classes: `inverse` N / (C n_c); `root`, in proportion to n_c^-1/2; `effective` (1 - β) / (1 - β^n_c) (arXiv
+    1901.05555); or numbers by class, of which {cough: 2, non-cough: 1} is a BCE with pos_weight 2. Label Over-Smooth (ICLR 2025) is
+    `smoothing: 0.98` where only the heads learn.
     """
     checked_smoothing(smoothing, "cross_entropy.smoothing")
     if not 0 <= beta < 1:

@@ -1,0 +1,1 @@
+"""ncnn's files, read, shown, turned into a trainable module, and written."""

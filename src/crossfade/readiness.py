@@ -1,0 +1,99 @@
+"""Before the first step: what cannot be trained is refused, weights are put in, and what a reader must know is found out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from crossfade import judge, settings
+from crossfade.clip import Clip, UserError
+from crossfade.data.intake import Intake
+from crossfade.data.loader import known_labels
+from crossfade.models.surgery import load_weights
+from crossfade.recipe import Recipe
+from crossfade.training.rates import resolve
+
+if TYPE_CHECKING:
+    from crossfade.models.model import Fused
+
+Parts = dict[str, list[Clip]]  # split -> clips
+
+
+def refuse_empty(parts: Parts, recipe: Recipe, classes: Mapping[str, list[str]]) -> None:
+    """Nothing to tell apart, nothing to learn from, or nothing to choose by."""
+    for target in recipe.targets:
+        if len(classes[target]) < 2:
+            raise UserError(f"model.heads.{target}: the corpus has one class only, {classes[target][0]!r}; two or more can be told apart")
+    for name in ("train", "val"):
+        if not parts[name]:
+            raise UserError(f"data.split: {name} has no clip that can be read")
+        if not any(target in clip.labels for clip in parts[name] for target in recipe.targets):
+            raise UserError(f"data.split: no clip of {name} is labelled with {' or '.join(recipe.targets)}")
+
+
+def class_counts(clips: list[Clip], desk: judge.Desk) -> dict[str, torch.Tensor]:
+    """Target -> (C,) how many of these clips are labelled with each class; (2, C) without and with it, where a clip may have several."""
+    return {target: COUNTED[desk.several(target)](desk.labels(clips, target), len(names)) for target, names in desk.classes.items()}
+
+
+def _counted(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """(N,) -> (C,)"""
+    return torch.bincount(labels[known_labels(labels)], minlength=classes).float()
+
+
+def _counted_sets(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """(N, C) -> (2, C)"""
+    known = labels[known_labels(labels)]
+    return torch.stack([len(known) - known.sum(0), known.sum(0)])
+
+
+COUNTED = {False: _counted, True: _counted_sets}
+
+
+def refuse_deaf(clips: list[Clip], intake: Intake, desk: judge.Desk) -> None:
+    """A stream that no clip has, so that its encoder would stay as it began."""
+    there = {name for clip in clips for name in intake.streams[clip.id]}
+    for name, stream in desk.reader.streams.items():
+        if name not in there:
+            raise UserError(f"data.streams.{name}: no clip of train has it, read from {' or '.join(stream.reads)} files; leave it out")
+
+
+def warm_start(model: Fused, part: str, source: Path, allow: list[str]) -> Any:
+    try:
+        module = model.get_submodule(part)
+    except AttributeError:
+        parts = [name for name, _ in model.named_modules() if 0 < name.count(".") < 3]
+        raise UserError(f"model.init: found {part!r}, {settings.nearest(part, parts)}") from None
+    return load_weights(module, source, prefix=f"{part}.", allow=allow)
+
+
+def random_and_frozen(model: Fused, recipe: Recipe) -> list[str]:
+    """Encoders that start at random and never learn: allowed, never silent."""
+    learns = {name for phase in recipe.phases for name, rate in resolve(model, phase.rates).items() if rate is not None}
+    warnings = []
+    for name, encoder in model.encoders.items():
+        path = f"encoders.{name}"
+        warm = encoder.report or any(path == part or path.startswith(f"{part}.") for part in recipe.model.init)
+        if not warm and not any(each.startswith(f"{path}.") for each in learns):
+            warnings.append(f"{path} has random weights and never learns; name some in model.{path}.weights or model.init")
+    return warnings
+
+
+def faceless(intake: Intake, desk: judge.Desk) -> list[str]:
+    """How many clips kept the whole picture because no face was found in them, for streams that crop to the face."""
+    warnings = []
+    for name, stream in desk.reader.streams.items():
+        if getattr(stream, "face", None) is not None:
+            clips = [clip for clip in intake.clips if name in intake.streams[clip.id]]
+            without = sum(not desk.reader.remember(clip, name, "face found", stream.face_found) for clip in clips)  # type: ignore[attr-defined]
+            if without:
+                warnings.append(f"no face was found in {without} of {len(clips)} clips; they keep the whole picture")
+    return warnings
+
+
+def learning(model: Fused, rates: Mapping[str, float | None]) -> int:
+    found = resolve(model, rates)
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if found[name] is not None)
