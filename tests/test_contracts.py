@@ -25,6 +25,16 @@ TINY_WAVLM = {
     "max_bucket_distance": 20,
 }
 TINY_VIDEOMAE = {"frames": 4, "size": 32, "layers": 2, "dim": 16, "heads": 2, "mlp": 24}
+TINY_NCNN = """7767517
+7 8
+Input          in     0 1 x
+Convolution    stem   1 1 x a 0=8 1=3 3=2 4=1 5=1 6=216 9=1
+Split          both   1 2 a b c
+Convolution    branch 1 1 b d 0=8 1=3 4=1 5=1 6=576 9=1
+BinaryOp       join   2 1 c d e
+Pooling        pool   1 1 e f 0=1 4=1
+InnerProduct   scores 1 1 f g 0=5 1=1 2=40
+"""
 OPTIONS = {  # per entry: several sets of small options
     "light_cnn": [{}, {"tokens": 4, "width": 12}],
     "audio_resnet18": [{}, {"tokens": 3}],
@@ -51,6 +61,7 @@ OPTIONS = {  # per entry: several sets of small options
         {"name": "test_resnet", "channels": 1},
         {"name": "vit_tiny_patch16_224", "options": {"dynamic_img_size": True, "depth": 2}},
     ],
+    "ncnn": [{"graph": TINY_NCNN}, {"graph": TINY_NCNN, "cut": "join", "colours": "bgr"}],
 }
 CASES = [pytest.param(name, options, id=f"{name}-{k}") for name in ENCODERS for k, options in enumerate(OPTIONS.get(name, [{}]))]
 SIZES = {1: (4800,), 3: (1, 16, 60), 4: (5, 3, 32, 32)}  # an input a number of axes
@@ -142,7 +153,7 @@ def test_every_factory_is_its_own_schema(table: dict):
         parameters = inspect.signature(factory, eval_str=True).parameters.values()
         options = [parameter for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
         assert all(p.annotation is not p.empty for p in options), factory
-        assert {p.name for p in options if p.default is p.empty} <= {"name"}, factory  # timm has a thousand networks and no best one
+        assert {p.name for p in options if p.default is p.empty} <= {"name", "graph"}, factory  # of these there is no best one
         assert factory.__doc__
 
 
@@ -203,4 +214,5 @@ def test_gradients_reach_every_weight_of_mixer_and_merger(mixer: str | None, mer
 
 @pytest.mark.parametrize("head", HEADS)
 def test_heads_give_one_score_a_class(head: str):
-    assert HEADS[head](6, 4)(torch.randn(3, 6)).shape == (3, 4)
+    width = 4 if head == "identity" else 6
+    assert HEADS[head](width, 4)(torch.randn(3, width)).shape == (3, 4)

@@ -82,7 +82,7 @@ def test_accepts():
 
 TABLES = (data.CORPORA, data.STREAMS, data.AUGMENTATIONS, models.ENCODERS, models.MIXERS, models.MERGERS, models.HEADS)
 TABLES += (training.TERMS, training.OPTIMIZERS, training.SCHEDULES)
-REQUIRED = {"root": "somewhere", "path": "table.csv", "target": "emotion", "name": "resnet18"}
+REQUIRED = {"root": "somewhere", "path": "table.csv", "target": "emotion", "name": "resnet18", "graph": "net.param"}
 
 
 @pytest.mark.parametrize(("table", "name"), [pytest.param(table, name, id=name) for table in TABLES for name in table])

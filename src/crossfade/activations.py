@@ -73,7 +73,7 @@ def _made_by(desk: Desk, names: Sequence[str], parts: Mapping[str, Any]) -> dict
         "degrade": {name: with_files(recipe["data"]["degrade"].get(name, [])) for name in names},
         "encoders": encoders,
         "weights": digest(parts),
-        "code": versions("crossfade.models", "crossfade.data.mel", *_making(), "numpy", *sorted(libraries | {"torch"})),
+        "code": versions("crossfade.models", "crossfade.ncnn", "crossfade.data.mel", *_making(), "numpy", *sorted(libraries | {"torch"})),
         "device": [desk.device.type, torch.get_float32_matmul_precision(), torch.backends.cpu.get_cpu_capability()],
     }
 

@@ -48,7 +48,7 @@ PARAMETERS = {
     "CELU": "0 alpha=1.0",
     "Clip": "0 min=-3.4028234663852886e38, 1 max=3.4028234663852886e38",
     "Concat": "0 axis=0",
-    "Convolution": _CONVOLUTION,
+    "Convolution": _CONVOLUTION + ", 7 unused_group=1",  # pnnx writes it behind a reflect Padding; ncnn ignores it
     "Convolution1D": _CONVOLUTION_1D,
     "ConvolutionDepthWise": _CONVOLUTION + _GROUPED,
     "ConvolutionDepthWise1D": _CONVOLUTION_1D + _GROUPED,

@@ -39,7 +39,7 @@ class Memory(nn.Module):
         self.data = nn.Parameter(arrays["data"])
 
     def forward(self) -> Tensor:
-        return self.data[None]
+        return torch.stack([self.data])  # a copy: what counts multiply-adds does not follow a view of a parameter
 
 
 def reshape(p: SimpleNamespace) -> nn.Module:
