@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossfade.clip import Spec
 from crossfade.models.encoder import Encoder, Stage
-from crossfade.models.masks import begin_silent, bin_mask
+from crossfade.models.masks import begin_silent, bin_mask, bins_of
 from crossfade.models.surgery import start_from
 
 if TYPE_CHECKING:
@@ -72,10 +73,18 @@ class TimeBins(nn.Module):
 
     def forward(self, state: Named) -> Named:
         """{"x": (B, C, H, W), "mask": (B, T)} -> {"x": (B, tokens, D), "mask": (B, tokens)}"""
-        x = F.adaptive_avg_pool2d(state["x"], (self.side, self.side * self.tokens))
+        x = averaged(state["x"], self.side, self.side * self.tokens)
         x = x.unflatten(3, (self.tokens, self.side)).movedim(3, 1).flatten(2)
         state = {**state, "x": self.body(x)}
         return {**state, "mask": bin_mask(state["mask"], self.tokens)} if "mask" in state else state
+
+
+def averaged(x: Tensor, rows: int, columns: int) -> Tensor:
+    """(B, C, H, W) -> (B, C, rows, columns), adaptive pooling; exported as two products, which hold for any H and W."""
+    if not torch.compiler.is_exporting():
+        return F.adaptive_avg_pool2d(x, (rows, columns))
+    down, across = (bins_of(x.shape[axis], bins, x.device).to(x.dtype) for axis, bins in ((2, rows), (3, columns)))
+    return (down / down.sum(1, keepdim=True)) @ x @ (across / across.sum(1, keepdim=True)).T
 
 
 def _conv(before: int, after: int) -> list[nn.Module]:

@@ -56,7 +56,7 @@ def masked_mean(tokens: Tokens) -> Tensor:
     """(B, T, D) -> (B, D) over the real tokens; zero where none is."""
     x, mask = tokens
     if mask is None:
-        return x.mean(1)
+        return x.squeeze(1) if x.shape[1] == 1 else x.mean(1)
     if x.shape[1] == 1:
         return x[:, 0].masked_fill(~mask, 0.0)
     return x.masked_fill(~mask[:, :, None], 0.0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
