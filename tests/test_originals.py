@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import crossfade
 from crossfade import build, sweep
 from crossfade.cli import app
+from crossfade.data.mammalps import ACTIONS, ACTIVITIES, SPECIES
 from crossfade.deploy import bundle
 from crossfade.models.model import count
 from crossfade.recipe import names
@@ -22,6 +23,7 @@ from crossfade.training import rates
 
 pytest.importorskip("transformers")
 CLASSES = {"emotion": [f"class {number}" for number in range(8)], "label": ["cough", "non-cough"]}
+CLASSES |= {"species": SPECIES, "activity": ACTIVITIES, "action": ACTIONS}
 COUNTS = {"label": torch.tensor([96.0, 1273.0])}  # of the cough original's source domain
 LAYERS = 3
 TINY_WAVLM = (
@@ -211,6 +213,36 @@ COUGH_FLAGS = re.findall(
 --filter_silence_top_db --filter_keep_negatives --filter_neg_conf_threshold
 """,
 )
+WILDLIFE_FLAGS = re.findall(
+    r"--\w+",
+    """
+--config --resume --device --video_dir --audio_dir --output_dir --num_frames --resolution --sampling_strategy --num_workers
+--file_extension --no_recursive --no_normalize --sample_rate --duration --n_mels --target_width
+""",
+)
+WILDLIFE_KEYS = re.findall(
+    r"\S+",
+    """
+paths.raw_data paths.processed_data paths.video_frames paths.mel_spectrograms paths.metadata paths.splits paths.results
+species.classes species.num_classes species.class_samples behaviors.classes behaviors.num_classes
+video.num_frames video.resolution video.fps video.sampling_strategy video.interpolation video.normalize.mean video.normalize.std
+audio.sample_rate audio.duration audio.n_mels audio.n_fft audio.hop_length audio.win_length audio.window audio.fmin audio.fmax
+audio.normalize augmentation.enable augmentation.tail_classes augmentation.head_classes random_horizontal_flip random_resized_crop
+color_jitter random_erasing random_rotation spec_augment time_stretch pitch_shift add_noise center_crop
+split.train_ratio split.val_ratio split.test_ratio split.random_seed split.stratify split.min_samples_per_class
+sampling.strategy sampling.weight_calculation sampling.effective_num_beta
+dataloader.batch_size dataloader.num_workers dataloader.prefetch_factor dataloader.pin_memory
+statistics.generate_plots statistics.plot_format statistics.plot_dpi statistics.save_csv statistics.calculate_weights
+logging.level logging.save_to_file logging.log_dir logging.log_format cache.enable cache.cache_dir cache.clear_on_start
+visualization.show_samples visualization.num_samples_to_show visualization.save_augmented_samples
+validation.check_file_integrity validation.check_missing_files validation.check_corrupted_videos validation.check_audio_length
+performance.use_multiprocessing performance.chunk_size performance.memory_limit_gb
+model.video_feature_dim model.audio_feature_dim model.fusion_hidden_dim model.fusion_num_layers model.fusion_num_heads model.dropout
+model.video_encoder.model_name model.video_encoder.pretrained model.video_encoder.freeze_backbone
+model.audio_encoder.model_name model.audio_encoder.pretrained model.audio_encoder.freeze_backbone model.audio_encoder.input_channels
+training.num_epochs training.batch_size training.learning_rate training.weight_decay training.save_interval
+""",
+)
 HOUSE = Path(__file__).parents[1]
 PAGE = HOUSE / "docs" / "from-the-originals.md"
 PAGES = [*(HOUSE / name for name in ("README.md", "README.zh.md", "CONTRIBUTING.md")), *sorted((HOUSE / "docs").glob("*.md"))]
@@ -230,7 +262,18 @@ def test_every_flag_of_the_emotion_original_is_documented(flag):
 
 @pytest.mark.parametrize("flag", COUGH_FLAGS)
 def test_every_flag_of_the_cough_original_is_documented(flag):
-    assert re.search(rf"(?<![\w-]){flag}(?!\w)", chapter("Cough").partition("### Every flag")[2])
+    assert re.search(rf"(?<![\w-]){flag}(?!\w)", chapter("Cough", "Wildlife").partition("### Every flag")[2])
+
+
+@pytest.mark.parametrize("flag", WILDLIFE_FLAGS)
+def test_every_flag_of_the_wildlife_original_is_documented(flag):
+    assert re.search(rf"(?<![\w-]){flag}(?!\w)", chapter("Wildlife").partition("### Every flag")[2])
+
+
+@pytest.mark.parametrize("key", WILDLIFE_KEYS)
+def test_every_key_of_the_wildlife_originals_settings_is_documented(key):
+    rows = [line.split(" | ")[0] for line in chapter("Wildlife").partition("### Every key")[2].splitlines() if line.startswith("| `")]
+    assert any(f"`{key}`" in row for row in rows)
 
 
 def commands(page: Path = PAGE) -> list[list[str]]:
@@ -276,7 +319,7 @@ def test_every_documented_training_resolves(page, tmp_path, monkeypatch):
 def test_every_command_of_the_originals_fits_its_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trained = [words for words in commands() if words[1] == "train"]
-    assert len(trained) >= 26
+    assert len(trained) >= 33
     for words in trained:
         assert words[3:5] == ["--data", "data"]
         for overrides in variants(parsed(words)):

@@ -196,7 +196,7 @@ def test_explains_a_clip(run: Path, table: Path, tmp_path: Path):
 
 def test_the_report_tells_of_every_head(run: Path):
     report = (run / "report.html").read_text()
-    for words in ("activity", "action", "points of probability", "To the probability of the true species"):
+    for words in ("activity", "action", "points of probability", "To the probability of the true species", "Where it looked, in 3 clips"):
         assert words in report
 
 
@@ -218,7 +218,10 @@ def test_a_first_head_of_several_classes(run: Path, table: Path, tmp_path: Path)
 def test_judges_clips_in_segments(run: Path, tmp_path: Path):
     said = crossfade("evaluate", run, "--segments", "2", "--results", tmp_path / "b1.tsv", "--out", tmp_path / "whole.csv", "--json")
     assert said.code == 0, said.err
-    clips = json.loads(said.out)["test"]["n_clips"]
+    clips, official = json.loads(said.out)["test"]["n_clips"], json.loads(said.out)["segments"]
+    assert set(official) == {"mean", "max"} and official["mean"]["samples"] == clips
+    assert set(official["max"]["tasks"]["action"]["average_precision"]) == {"calling", "hidden", "moving"}
+    assert "action, mean of the segments" in (tmp_path / "b1.txt").read_text()
     lines = (tmp_path / "b1.tsv").read_text().splitlines()
     assert len(lines) == 2 * clips and all(len(line.split("\t")) == 3 + 2 * 3 for line in lines)
     with (tmp_path / "whole.csv").open() as file:

@@ -20,6 +20,7 @@ PUBLIC = {
     "resume": "crossfade.run",
     "evaluate": "crossfade.run",
     "predict": "crossfade.run",
+    "explain": "crossfade.run",
     "compare": "crossfade.comparison",
     "check": "crossfade.run",
     "find_rate": "crossfade.tuning",

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 HIDDEN = 0.2  # of a stream's cells are hidden, the most relevant ones or random ones
 REPEATS = 10  # random choices of them
+FEW = 3  # clips that a report explains
 FEWEST = 5  # cells below which a fifth of them is none
 EVEN = "this fusion takes every stream and every token for the same by construction, so the maps show where tokens are, not what counted"
 METHOD = "attention rollout (arXiv 2005.00928); what each stream adds: exact Shapley values over the streams"
@@ -126,19 +127,29 @@ class Explainer:
         generator = np.random.default_rng(seed_of(clip.id, stream, "hidden"))
         most = np.argsort(-place.ravel(), kind="stable")[:count]
         choices = [most, *(generator.permutation(place.size)[:count] for _ in range(REPEATS))]
-        batches = [{**batch, stream: hidden(batch[stream], place.shape, cells)} for cells in choices]
-        found = [self._probabilities(each) for each in batches]
+        covered = torch.cat([hidden(batch[stream], place.shape, cells) for cells in choices])
+        found = self._probabilities({name: tensor.repeat_interleave(len(choices), 0) for name, tensor in batch.items()} | {stream: covered})
         made = []
         for target, table in whole.items():
             for code in shown(table, said_of(table))[:1]:
-                values = np.array([each[target][code] for each in found])
+                values = found[target][:, code]
                 answer = float(table.probability[0, code])
                 made.append(Occlusion(stream, target, table.classes[code], answer, float(values[0]), values[1:], HIDDEN))
         return made
 
     def _probabilities(self, batch: Named) -> dict[str, np.ndarray]:
-        _, outputs = judge.answers(self.model, [{**batch, "index": torch.zeros(1, dtype=torch.int64)}], self.desk.device)
-        return {target: judge.probability(self.desk, target, outputs[target])[0] for target in self.desk.recipe.targets}
+        """Target -> (B, C)"""
+        _, outputs = judge.answers(self.model, [batch], self.desk.device)
+        return {target: judge.probability(self.desk, target, outputs[target]) for target in self.desk.recipe.targets}
+
+    def few(self, clips: Sequence[Clip], seed: int) -> list[Explained]:
+        """Some clips for a report, drawn by the run's seed among those with most streams; none where no stream has places to look at."""
+        most = max((len(self.intake.streams[clip.id]) for clip in clips), default=0)
+        whole = [clip for clip in clips if len(self.intake.streams[clip.id]) == most]
+        drawn = np.random.default_rng(seed_of(seed, "explained")).permutation(len(whole))[:FEW]
+        if not len(drawn) or not self._places({name: x.to(self.desk.device) for name, x in self._batch(whole[drawn[0]]).items()}):
+            return []
+        return [self.explain(whole[row], title=whole[row].id) for row in drawn]
 
 
 def said_of(table: Answers) -> list[int]:

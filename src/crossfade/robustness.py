@@ -11,6 +11,7 @@ from typing import Any
 from crossfade import run as verbs
 from crossfade.clip import UserError
 from crossfade.comparison import names_of
+from crossfade.evaluation import METRICS
 from crossfade.evaluation.intervals import Table
 from crossfade.evaluation.intervals import compare as compared
 from crossfade.evaluation.robustness import write_page
@@ -73,8 +74,8 @@ class Robustness:
         """The curves as a page."""
         first = self.levels[0].table
         basis = f"{first.n_clips} clips of {first.n_groups} groups, the same noise on each in every run"
-        title = f"{self.target}: {self.metric} as the sound gets noisier"
-        write_page(path, title, self.curves, self.metric, AXIS, said=self.sentences(), basis=basis)
+        label = METRICS[self.metric].label if self.metric in METRICS else self.metric
+        write_page(path, f"{self.target} as the sound gets noisier", self.curves, label, AXIS, said=self.sentences(), basis=basis)
 
 
 def robustness(

@@ -59,7 +59,11 @@ def events(
     """
     screen, hop = screen or Terminal(), window / 2 if hop is None else hop
     _check(window, hop, threshold, silence)
-    ear = _ear(open_run(folder, alone=True), screen, window=window, hop=hop, threshold=threshold, background=background, silence=silence)
+    opened = open_run(folder, alone=True)
+    first = opened.recipe.targets[0]
+    if opened.desk.several(first):
+        raise UserError(f"{folder}: --window follows one class at a time, but a clip may have several of {first}; put another head first")
+    ear = _ear(opened, screen, window=window, hop=hop, threshold=threshold, background=background, silence=silence)
     corpus, failed, count = clips_of(inputs), list[tuple[str, str]](), 0
     album = Album(picture) if picture else None
     with screen.counting("listening", len(corpus.clips)) as step:

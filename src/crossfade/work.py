@@ -21,10 +21,12 @@ from crossfade.deploy import bundle as bundles
 from crossfade.evaluation import METRICS
 from crossfade.evaluation.contributions import Contributions
 from crossfade.evaluation.contributions import write as write_contributions
+from crossfade.evaluation.explained import Explained
 from crossfade.evaluation.heads import TrainingClips
 from crossfade.evaluation.report import ReportContent, write_report
 from crossfade.evaluation.tables import Answers, concatenate, summary
 from crossfade.evaluation.tables import read as read_table
+from crossfade.explanation import Explainer, bases
 from crossfade.feed import Feed
 from crossfade.models.cost import multiply_adds
 from crossfade.models.model import describe
@@ -161,13 +163,19 @@ class Work:
         if before and Checkpoints(self.folder / "checkpoint").exist():
             return before
         loads = [f"{name}: {encoder.report.line()}" for name, encoder in model.encoders.items() if encoder.report]  # type: ignore[union-attr]
-        loads += [f"{name}: {encoder.note}" for name, encoder in model.encoders.items() if encoder.note]
         for part, source in self.recipe.model.init.items():
             loads.append(f"{part}: {readiness.warm_start(model, part, source, self.recipe.model.allow_missing).line()}")
         for line in loads:
             self.screen.say(line)
         found = judge.bad(self.corpus, intake, desk.reader)
-        warnings = [*split.warnings, *found.warnings(), *readiness.random_and_frozen(model, self.recipe), *readiness.faceless(intake, desk)]
+        own = [f"{name}: {encoder.note}" for name, encoder in model.encoders.items() if encoder.note]
+        warnings = [
+            *own,
+            *split.warnings,
+            *found.warnings(),
+            *readiness.random_and_frozen(model, self.recipe),
+            *readiness.faceless(intake, desk),
+        ]
         for warning in warnings:
             self.screen.warn(warning)
         notes = {
@@ -250,15 +258,16 @@ class Work:
         alone = judge.of_target(streams, recipe.targets[0])
         for name, table in alone.items():
             table.write(folder / STREAM_PREDICTIONS.format(name))
-        parts = judge.contributions(streams, by_split.get("val", {}))
-        if parts:
-            write_contributions(folder / CONTRIBUTIONS, parts)
+        added = judge.contributions(streams, by_split.get("val", {}))
+        if added:
+            write_contributions(folder / CONTRIBUTIONS, added)
         metrics = judge.measure(tables, alone, recipe, train_counts=notes["counts"]["train"])
         before = self._read(folder / BEFORE) if (folder / BEFORE).is_file() else None
         if before and len(before.known()):
             metrics["before"] = summary(before.known(), seed=recipe.seed)
+        looked = Explainer(desk, model, intake, bases(by_split.get("val", {}))).few(parts["test"], recipe.seed)
         first = judge.pooled(tables)[recipe.targets[0]]
-        self._report(metrics, first, notes, history, judge.examples(intake, desk.reader), before, parts)
+        self._report(metrics, first, notes, history, judge.examples(intake, desk.reader), before, added, looked)
         bundles.write_json(folder / bundles.METRICS, metrics)
         Checkpoints(folder / "checkpoint").clear()
         return metrics
@@ -272,6 +281,7 @@ class Work:
         examples: Callable,
         before: Answers | None = None,
         parts: Sequence[Contributions] = (),
+        looked: Sequence[Explained] = (),
     ) -> None:
         domains = self.recipe.data.domains
         content = ReportContent(
@@ -299,6 +309,7 @@ class Work:
             source_name=", ".join(domains.source) if domains else "",
             training={target: TrainingClips(**found) for target, found in notes.get("heads", {}).items()},
             contributions=list(parts),
+            explained=list(looked),
         )
         write_report(self.folder / bundles.REPORT, content)
 

@@ -95,6 +95,20 @@ def page(content: Explained) -> str:
     return render("explained", view)
 
 
+def section(contents: Sequence[Explained]) -> list[dict]:
+    """What a report shows of a few clips: what was said, where it looked, and whether hiding that place cost more than hiding any."""
+    return [
+        {
+            "of": content,
+            "heads": [_head(head) for head in content.heads],
+            "frames": [{"of": seen, "pictures": over_frames(seen.frames, seen.relevance)} for seen in content.frames],
+            "sounds": [{"of": heard, **over_spectrogram(heard.spectrogram, heard.relevance)} for heard in content.sounds],
+            "occlusions": [_occlusion(one) for one in content.occlusions],
+        }
+        for content in contents
+    ]
+
+
 def write_page(path: Path | str, content: Explained) -> Path:
     """`page` as one UTF-8 file, in one step; return its path."""
     with whole(path) as file:

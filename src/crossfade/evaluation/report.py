@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crossfade.evaluation import adaptation, choice, contributions, exhibits, figures, heads, heat, tag_views, views
+from crossfade.evaluation import adaptation, choice, contributions, exhibits, explained, figures, heads, heat, tag_views, views
 from crossfade.evaluation.contributions import Contributions
 from crossfade.evaluation.costs import KINDS
 from crossfade.evaluation.exhibits import Example, Examples, Gallery
+from crossfade.evaluation.explained import Explained
 from crossfade.evaluation.figures import Whisker
 from crossfade.evaluation.heads import TrainingClips
 from crossfade.evaluation.metrics import summary
@@ -53,6 +54,7 @@ class ReportContent:
     source_name: str = "the source domain"
     training: dict[str, TrainingClips] = field(default_factory=dict)  # head -> what training had of it, for the rare classes
     contributions: list[Contributions] = field(default_factory=list)  # what each stream adds, a target each
+    explained: list[Explained] = field(default_factory=list)  # a few clips of the test, and where the model looked
 
 
 def write_report(path: Path | str, content: ReportContent) -> Path:
@@ -73,7 +75,7 @@ def render_report(content: ReportContent) -> str:
     view |= {"curves": figures.learning_curves(content.history), "streams": _streams(content.by_streams), "long": LONG}
     view |= {"costs": _costs(content), "domain": _domains(content, view["judged"], table)}
     view |= {"heads": heads.section(content.metrics, split, content.training, view["judged"])}
-    view |= {"contributed": contributions.section(content.contributions)}
+    view |= {"contributed": contributions.section(content.contributions), "looked": explained.section(content.explained)}
     return render("report", view)
 
 

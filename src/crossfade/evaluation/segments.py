@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from crossfade.clip import UserError
+from crossfade.evaluation.class_report import class_report
 from crossfade.evaluation.order import Ranking
 from crossfade.evaluation.predictions import AnyTable, Predictions, selected
 from crossfade.evaluation.scores import FLOOR, mean_of_defined
@@ -163,3 +164,21 @@ def _task(labels: np.ndarray, answers: np.ndarray, several: bool) -> dict:
     best = np.arange(labels.shape[1]) == answers.argmax(1)[:, None]
     said = answers > 0 if several else best
     return {"average_precision": precision, "map": float(mean_of_defined(precision[None])[0]), "true": labels > 0, "said": said}
+
+
+def official(path: Path | str, tables: Mapping[str, Predictions | Tags]) -> tuple[dict, str]:
+    """A result file as the benchmark's own script judges it, by MEAN and by MAX: numbers by task and class, and its reports as text."""
+    several = [task for task, table in tables.items() if isinstance(table, Tags)]
+    results, numbers, texts = read_results(path, tasks=list(tables)), {}, []
+    for how in HOW:
+        found = benchmark(results, how, several=several)
+        numbers[how] = {"map": found["map"], "samples": found["samples"], "tasks": {}}
+        for task, table in tables.items():
+            one = found["tasks"][task]
+            precision = {
+                name: None if np.isnan(value) else float(value) for name, value in zip(table.classes, one["average_precision"], strict=True)
+            }
+            numbers[how]["tasks"][task] = {"map": one["map"], "average_precision": precision}
+            report = class_report(one["true"], one["said"], table.classes, several=task in several)
+            texts.append(f"{task}, {how} of the segments, mAP {one['map']:.3f}\n\n{report}")
+    return numbers, "\n".join(texts)
