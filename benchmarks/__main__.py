@@ -13,6 +13,7 @@ TABLES = {
     "intake": "reading video clips with sound, against other readers and the bare decoder",
     "growth": "time, memory and store size for 1, 4 and 16 times the clips",
     "startup": "what starting costs",
+    "exports": "every packaged recipe in ONNX and ncnn, compared with itself on real clips",
     "drift": "what the original's habits cost in accuracy on MNIST",
 }
 

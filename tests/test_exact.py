@@ -247,7 +247,11 @@ def animals(tmp_path_factory, demo_clips: Path) -> Path:
         (root / "audios" / f"{name}.wav").write_bytes(sound.read_bytes())
         torch.save(torch.from_numpy(values.standard_normal((3, 2, 32, 32), np.float32)), root / "video_frames" / f"{name}.pt")
         np.save(root / "mel_spectrograms" / f"{name}.npy", values.random((16, 16), np.float32))
-        said = ("wolf", "hare", "red_deer")[number % 3], ("resting", "chasing")[number % 2], ("walking|sniffing", "walking", "|")[number % 3]
+        said = (
+            ("wolf", "hare", "red_deer")[number % 3],
+            ("resting", "chasing")[number % 2],
+            ("walking|sniffing", "walking", "|")[number % 3],
+        )
         lists[("train", "train", "val", "test")[number // 6]].append(f"{name}.mp4,{','.join(said)}")
     for split, rows in lists.items():
         (root / "metadata" / f"{split}.csv").write_text("\n".join(rows) + "\n")

@@ -216,7 +216,14 @@ def test_data_may_be_a_csv_for_any_recipe_and_its_own_options_go(tmp_path):
     (tmp_path / "clips.csv").write_text("audio,emotion\n")
     for name in ("emotion", "audio"):
         corpus = recipe.load(name, corpus=Path("clips.csv")).data.corpus
-        assert corpus == {"use": "manifest", "path": str(tmp_path / "clips.csv"), "targets": None, "media": None, "several": None, "root": None}
+        assert corpus == {
+            "use": "manifest",
+            "path": str(tmp_path / "clips.csv"),
+            "targets": None,
+            "media": None,
+            "several": None,
+            "root": None,
+        }
 
 
 def test_a_folder_for_a_recipe_that_reads_a_csv_is_refused(tmp_path):

@@ -133,7 +133,9 @@ def test_val_is_judged_by_the_mean_of_the_heads(run: Path):
 
 def test_the_streams_are_credited_with_what_they_carry(run: Path):
     with (run / "contributions.csv").open() as file:
-        rows = [{**row, "audio": float(row["audio"]), "video": float(row["video"]), "base": float(row["base"])} for row in csv.DictReader(file)]
+        rows = [
+            {**row, "audio": float(row["audio"]), "video": float(row["video"]), "base": float(row["base"])} for row in csv.DictReader(file)
+        ]
     tables = {"species": "predictions.csv", "activity": "predictions-activity.csv", "action": "predictions-action.csv"}
     for target, name in tables.items():
         with (run / name).open() as file:

@@ -34,7 +34,10 @@ def test_halves_until_it_fits_and_learns_the_same(tmp_path):
     run = make_run(tmp_path / "small", small, batches=toy_batches(8), score=lambda model: {"nll": 0.0})
     fit(run, [phase()])
     assert max(small.sizes) == 2 and run.parts == 4
-    assert [text.partition(":")[0] for text in run.screen.warnings] == ["out of memory with 8 clips at once", "out of memory with 4 clips at once"]
+    assert [text.partition(":")[0] for text in run.screen.warnings] == [
+        "out of memory with 8 clips at once",
+        "out of memory with 4 clips at once",
+    ]
 
 
 def test_gradients_of_parts_are_those_of_the_whole(tmp_path):

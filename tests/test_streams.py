@@ -19,10 +19,10 @@ from torch.nn.functional import interpolate
 
 from crossfade.clip import Clip, Spec, Unreadable, UserError
 from crossfade.data.augment import darken, noise_at_snr, spectrogram_masks
-from crossfade.data.media import pictures
-from crossfade.data.pictures import cut, resize
 from crossfade.data.demo import _write_video
+from crossfade.data.media import pictures
 from crossfade.data.mel import mel_bank
+from crossfade.data.pictures import cut, resize
 from crossfade.data.streams import IMAGENET_MEAN, IMAGENET_STD, frames, image, log_mel, waveform
 
 DATA = Path(os.environ.get("CROSSFADE_DATA", Path(__file__).parents[2] / "shared" / "data"))

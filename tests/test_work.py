@@ -22,7 +22,7 @@ from crossfade.evaluation.predictions import Predictions
 
 PROMISED = {
     *("recipe.yaml", "model.safetensors", "labels.json", "metrics.jsonl", "metrics.json", "predictions.csv", "report.html"),
-    *("environment.json", "notes.json", "train.log", "contributions.csv"),
+    *("environment.json", "notes.json", "train.log", "contributions.csv", "README.md"),
     *("predictions-audio.csv", "predictions-video.csv", "predictions-audio+video.csv"),
 }
 WAVLM = "{num_hidden_layers: 2, hidden_size: 16, intermediate_size: 32, num_attention_heads: 2, conv_dim: [8, 8], conv_kernel: [10, 8], "

@@ -16,6 +16,8 @@ from typing import Annotated, Any
 import typer
 
 from crossfade.clip import UserError
+from crossfade.deploy.refusal import NotEqual
+from crossfade.exchange import bench, compare_structure, export, ncnn
 from crossfade.inventory import Data, Json, Overrides, print_metrics, show, store
 
 app = typer.Typer(
@@ -26,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(show, name="show")
 app.add_typer(store, name="store")
+app.add_typer(ncnn, name="ncnn")
 
 
 @app.command()
@@ -202,11 +205,15 @@ def compare(
     split: Annotated[str, typer.Option(help="val or test.")] = "test",
     report: Annotated[Path | None, typer.Option(help="Write the comparison as an HTML page.")] = None,
     time: Annotated[bool, typer.Option("--time", help="Measure how long each takes over one clip on this machine.")] = False,
+    structure: Annotated[bool, typer.Option("--structure", help="Two runs, .param or .onnx files: what their layers differ in.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Paired comparison on the clips that all the runs saw, with intervals over groups."""
+    """Paired comparison on the clips that all the runs saw, with intervals over groups; or, of two networks, layer by layer."""
     from dataclasses import asdict
 
+    if structure:
+        compare_structure(runs, report, as_json)
+        return
     with _imports():
         from crossfade.comparison import compare as compared
 
@@ -284,6 +291,10 @@ def demo(out: Annotated[Path, typer.Option(help="Where the clips and the runs go
     print(f"report: {report}")
 
 
+app.command()(export)
+app.command()(bench)
+
+
 @contextlib.contextmanager
 def _imports() -> Iterator[None]:
     """What is imported stays to the end: the garbage collector need not search it, neither meanwhile nor whenever it sweeps later."""
@@ -326,7 +337,7 @@ def _spare_the_last_sweep() -> None:
 
 
 def main() -> None:
-    """The console command: one line and exit code 2 for bad input, 130 when interrupted."""
+    """The console command: one line and exit code 2 for bad input, 1 for an export that is not kept, 130 when interrupted."""
     atexit.register(_spare_the_last_sweep)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name need not be UTF-8
@@ -336,6 +347,9 @@ def main() -> None:
     except UserError as error:
         print(f"crossfade: {error}", file=sys.stderr)
         sys.exit(2)
+    except NotEqual as error:
+        print(f"crossfade: {error}", file=sys.stderr)
+        sys.exit(1)
     except OSError as error:
         if error.filename is None:
             raise

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from crossfade.clip import UserError
 from crossfade.deploy import bundle as bundles
+from crossfade.deploy import exported
+from crossfade.deploy.exported import is_exported
 from crossfade.evaluation.comparison_page import write_comparison
 from crossfade.evaluation.costs import Cost
 from crossfade.evaluation.intervals import Table
@@ -36,7 +38,7 @@ def compare(
         raise UserError("compare: give two different runs or more")
     names = names_of(folders)
     places = dict(zip(names, folders, strict=True))
-    tables = {name: _predictions(folder).where(split=split).known() for name, folder in places.items()}
+    tables = {name: _predictions(folder, split).known() for name, folder in places.items()}
     for name, table in tables.items():
         if not len(table):
             raise UserError(f"{name}: has no labelled prediction in split {split!r}")
@@ -54,11 +56,17 @@ def names_of(folders: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(folder) for folder in folders]
 
 
-def _predictions(folder: Path) -> Answers:
+def _predictions(folder: Path, split: str) -> Answers:
+    """As the run wrote them; an exported file is judged now."""
+    if is_exported(folder):
+        from crossfade.run import assess
+
+        tables = assess(folder, split=split).tables
+        return next(iter(tables.values()))
     path = folder if folder.is_file() else folder / bundles.PREDICTIONS
     if not path.is_file():
         raise UserError(f"{folder}: has no {bundles.PREDICTIONS}; give finished runs, or such tables")
-    return read_table(path)
+    return read_table(path).where(split=split)
 
 
 def _notes(folder: Path) -> dict[str, Any]:
@@ -67,7 +75,10 @@ def _notes(folder: Path) -> dict[str, Any]:
 
 
 def _cost(folder: Path) -> Cost:
-    """What the run noted of itself, and the size of its weights' file."""
+    """What the run or the exported file noted of itself, and the size of its weights' file."""
+    if is_exported(folder):
+        made = exported.read(folder)
+        return Cost(**made.about.costs, bytes=made.bytes)
     notes, weights = _notes(folder), folder / bundles.WEIGHTS
     return Cost(
         parameters=dict(notes.get("parameters", [])).get("total"),
@@ -102,19 +113,28 @@ def _threads(count: int) -> str:
 
 
 def measure(calls: Mapping[str, Callable[[], object]]) -> tuple[dict[str, float], int]:
-    """The median seconds of each call, taken in turn so that what slows the machine slows all alike; and of how many rounds."""
+    """The median seconds of each call, taken in turn, and of how many rounds."""
+    taken = timings(calls, ROUNDS, ENOUGH)
+    return {name: median(values) for name, values in taken.items()}, len(next(iter(taken.values())))
+
+
+def timings(calls: Mapping[str, Callable[[], object]], most: int, enough: float) -> dict[str, list[float]]:
+    """The seconds of each call in at most so many rounds, taken in turn so that what slows the machine slows all alike.
+
+    After `enough` seconds no further round begins.
+    """
     for call in calls.values():
         for _ in range(WARM_UP):
             call()
     taken: dict[str, list[float]] = {name: [] for name in calls}
     begun, rounds = clock.perf_counter(), 0
-    while rounds < ROUNDS and (rounds < WARM_UP or clock.perf_counter() - begun < ENOUGH):
+    while rounds < most and (rounds < WARM_UP or clock.perf_counter() - begun < enough):
         for name, call in calls.items():
             start = clock.perf_counter()
             call()
             taken[name].append(clock.perf_counter() - start)
         rounds += 1
-    return {name: median(values) for name, values in taken.items()}, rounds
+    return taken
 
 
 def _one_clip(opened: Opened) -> Callable[[], object]:

@@ -11,6 +11,7 @@ from crossfade import build
 from crossfade import recipe as recipes
 from crossfade.clip import UserError
 from crossfade.deploy import bundle as bundles
+from crossfade.deploy import card
 from crossfade.models.ends import Ending, ending, picture_of
 from crossfade.models.imported import NOTE, Colours, ncnn, text_of
 from crossfade.models.surgery import one_line
@@ -215,6 +216,7 @@ def _write(out: Path, recipe: Recipe, model: Fused, classes: dict[str, list[str]
     bundles.write_json(out / bundles.NOTES, _notes(recipe, model, encoder, command))
     bundles.write_text(out / FINE_TUNING, tuned.yaml())
     bundles.write_text(out / bundles.RECIPE, recipe.yaml())
+    card.write(out, {"target": recipe.targets[0]})
     bundles.write_json(out / bundles.METRICS, {"target": recipe.targets[0]})
     return out
 

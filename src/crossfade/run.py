@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from crossfade import build, explanation, judge, settings
@@ -20,9 +21,11 @@ from crossfade.data.inputs import clips_of
 from crossfade.data.intake import Intake
 from crossfade.data.segments import sample_of, segments
 from crossfade.deploy import bundle as bundles
+from crossfade.deploy import exported
 from crossfade.deploy.bundle import Bundle
+from crossfade.deploy.file_model import FileModel
 from crossfade.evaluation.explained import write_page
-from crossfade.evaluation.segments import aggregate, write_results
+from crossfade.evaluation.segments import aggregate, official, write_results
 from crossfade.evaluation.tables import Answers
 from crossfade.evaluation.tables import read as read_table
 from crossfade.explanation import Explainer
@@ -33,6 +36,7 @@ from crossfade.training.checkpoint import Checkpoints
 from crossfade.training.loop import HISTORY
 
 if TYPE_CHECKING:
+    from crossfade.clip import Named
     from crossfade.models.model import Fused
 
 
@@ -112,21 +116,34 @@ def next_folder(name: str) -> Path:
 
 @dataclass(frozen=True)
 class Opened:
-    """A bundle with its model built and its weights in place."""
+    """A bundle with its model built and its weights in place, or an exported file in its model's place."""
 
     bundle: Bundle
     recipe: Recipe
-    model: Fused
+    model: Fused | FileModel
     desk: judge.Desk
 
 
 def open_run(folder: Path, overrides: Sequence[str] = (), *, corpus: Path | None = None, alone: bool = False) -> Opened:
-    """Rebuild a bundle's model; `overrides` may change how it is fed (`data.…`), not what it is.
+    """Rebuild a bundle's model; `overrides` may change how it is fed (`data.…`), not what it is. `folder`: a run, or an exported file.
 
     `alone`: for files of a person's own, without the conditions (`data.degrade`) that the recipe puts its corpus under.
     """
-    bundle = bundles.read(folder)
-    raw = settings.read(bundle.recipe, str(folder / bundles.RECIPE))
+    made = exported.read(folder) if exported.is_exported(folder) else None
+    bundle = made.bundle if made else bundles.read(folder)
+    where = str(folder if made else folder / bundles.RECIPE)
+    recipe = _fed(settings.read(bundle.recipe, where), where, overrides, corpus, alone)
+    if not set(recipe.targets) <= set(bundle.classes):
+        found = f"{bundles.LABELS} is of {', '.join(bundle.classes)} but {bundles.RECIPE} of {', '.join(recipe.targets)}"
+        raise UserError(f"{folder}: {found}; they belong to different runs")
+    model = made.model() if made else _rebuilt(bundle, recipe)
+    device = torch.device("cuda" if not made and recipe.device != "cpu" and torch.cuda.is_available() else "cpu")
+    model.to(device).eval()
+    return Opened(bundle, recipe, model, judge.open_desk(recipe, bundle.classes, device))
+
+
+def _fed(raw: Any, where: str, overrides: Sequence[str], corpus: Path | None, alone: bool) -> Recipe:
+    """The recipe of a finished run, fed differently."""
     for override in overrides:
         if not override.startswith(("data.", "device")):
             raise UserError(f"{override}: a finished run can be fed differently (data.…) but not changed; train it anew for that")
@@ -135,15 +152,13 @@ def open_run(folder: Path, overrides: Sequence[str] = (), *, corpus: Path | None
     if corpus:
         recipes.point_at(raw, corpus)
     settings.override(raw, [override for override in overrides if override not in kinds])
-    recipe = recipes.resolve(_without_training(raw, alone), str(folder / bundles.RECIPE))
-    if not set(recipe.targets) <= set(bundle.classes):
-        found = f"{bundles.LABELS} is of {', '.join(bundle.classes)} but {bundles.RECIPE} of {', '.join(recipe.targets)}"
-        raise UserError(f"{folder}: {found}; they belong to different runs")
+    return recipes.resolve(_without_training(raw, alone), where)
+
+
+def _rebuilt(bundle: Bundle, recipe: Recipe) -> Fused:
     model = build.model(recipe, bundle.classes, pretrained=False)
     bundle.load_into(model)
-    device = torch.device("cuda" if recipe.device != "cpu" and torch.cuda.is_available() else "cpu")
-    model.to(device).eval()
-    return Opened(bundle, recipe, model, judge.open_desk(recipe, bundle.classes, device))
+    return model
 
 
 def _without_training(raw: dict[str, Any], alone: bool) -> dict[str, Any]:
@@ -176,17 +191,23 @@ def assess(
 ) -> Assessed:
     """A bundle's answers about a split of its own corpus, or all of another; of each clip's `pieces` in time, where there are several."""
     opened = open_run(folder, overrides, corpus=corpus)
-    found = build.corpus(opened.recipe)
-    _known_classes(found, opened)
-    clips = found.clips if corpus else getattr(build.splits(opened.recipe, found.clips)[0], split)
-    if not clips:
-        raise UserError(f"{folder}: its data.split leaves no clip to {split}")
-    intake = _take_in(opened.desk, found, segments(clips, pieces) if pieces > 1 else clips, screen or Terminal())
+    found, clips = own_clips(opened, split, whole=corpus is not None)
+    intake = take_in(opened.desk, found, segments(clips, pieces) if pieces > 1 else clips, screen or Terminal())
     tables = judge.predictions(opened.desk, opened.model, intake.clips, intake, split)
     target = opened.recipe.targets[0]
     if not len(tables[target].known()):
         raise UserError(f"{folder}: none of these clips is labelled with {target}; `crossfade predict` needs no labels")
     return Assessed(opened, intake, tables)
+
+
+def own_clips(opened: Opened, split: str, *, whole: bool = False) -> tuple[Corpus, list[Clip]]:
+    """The corpus that a run is fed, and its clips of a split, or all of them. UserError where it has none, or classes that are unknown."""
+    found = build.corpus(opened.recipe)
+    _known_classes(found, opened)
+    clips = found.clips if whole else getattr(build.splits(opened.recipe, found.clips)[0], split)
+    if not clips:
+        raise UserError(f"{opened.bundle.folder}: its data.split leaves no clip to {split}")
+    return found, clips
 
 
 def evaluate(
@@ -213,7 +234,15 @@ def evaluate(
     whole = (lambda table: aggregate(table, sample_of, how)) if pieces > 1 else (lambda table: table)
     tables = {name: whole(table) for name, table in found.tables.items()}
     by_name = {name: whole(table) for name, table in judge.of_target(alone, target).items()}
-    return judge.measure({name: {split: table} for name, table in tables.items()}, by_name, opened.recipe), tables[target]
+    metrics = judge.measure({name: {split: table} for name, table in tables.items()}, by_name, opened.recipe)
+    return metrics | (_official(results, found.tables) if results else {}), tables[target]
+
+
+def _official(results: Path, tables: Mapping[str, Answers]) -> dict[str, Any]:
+    """What the benchmark's own script would say of its result file; its classification reports go beside it as text."""
+    numbers, text = official(results, tables)
+    bundles.write_text(results.with_suffix(".txt"), text)
+    return {"segments": numbers}
 
 
 def _known_classes(corpus: Corpus, opened: Opened) -> None:
@@ -227,7 +256,8 @@ def _known_classes(corpus: Corpus, opened: Opened) -> None:
                     raise UserError(f"{clip.id}: its {target} {name!r} is not a class of this model; {settings.nearest(name, known)}")
 
 
-def _take_in(desk: judge.Desk, corpus: Corpus, clips: list[Clip], screen: Terminal) -> Intake:
+def take_in(desk: judge.Desk, corpus: Corpus, clips: list[Clip], screen: Terminal) -> Intake:
+    """Read these clips of the corpus; what cannot be is said. UserError where none can."""
     with screen.counting("reading clips", len(clips)) as step:
         intake = desk.intake(clips, step)
     found = judge.bad(corpus, intake, desk.reader)
@@ -290,9 +320,10 @@ def explain(
     """
     opened, screen = open_run(folder, corpus=corpus, alone=True), screen or Terminal()
     clips = _wanted(opened, wanted)
-    intake = _take_in(opened.desk, Corpus(clips, {}), clips, screen)
-    explainer = Explainer(opened.desk, opened.model, intake, explanation.bases(_of_val(opened)))
-    pages = out or explanation.folder_of(folder)
+    intake = take_in(opened.desk, Corpus(clips, {}), clips, screen)
+    kind = WithoutMaps if isinstance(opened.model, FileModel) else Explainer
+    explainer = kind(opened.desk, opened.model, intake, explanation.bases(_of_val(opened)))  # type: ignore[arg-type]
+    pages = out or explanation.folder_of(opened.bundle.folder)
     pages.mkdir(parents=True, exist_ok=True)
     with screen.counting("explaining", len(intake.clips)) as step:
         for clip in intake.clips:
@@ -300,6 +331,13 @@ def explain(
             page = write_page(pages / explanation.page_name(clip.id), found)
             step()
             yield {"clip": clip.id, "page": str(page), **explanation.numbers(found)}
+
+
+class WithoutMaps(Explainer):
+    """Of an exported file, which shows nothing of its inside: what each stream adds, and no maps."""
+
+    def _places(self, batch: Named) -> dict[str, np.ndarray]:
+        return {}
 
 
 def _wanted(opened: Opened, wanted: Sequence[str]) -> list[Clip]:

@@ -18,6 +18,7 @@ from crossfade.clip import Corpus, UserError, seed_of
 from crossfade.data.intake import Intake, count_by_streams
 from crossfade.data.split import Splits
 from crossfade.deploy import bundle as bundles
+from crossfade.deploy import card
 from crossfade.evaluation import METRICS
 from crossfade.evaluation.contributions import Contributions
 from crossfade.evaluation.contributions import write as write_contributions
@@ -268,6 +269,7 @@ class Work:
         looked = Explainer(desk, model, intake, bases(by_split.get("val", {}))).few(parts["test"], recipe.seed)
         first = judge.pooled(tables)[recipe.targets[0]]
         self._report(metrics, first, notes, history, judge.examples(intake, desk.reader), before, added, looked)
+        card.write(folder, metrics)
         bundles.write_json(folder / bundles.METRICS, metrics)
         Checkpoints(folder / "checkpoint").clear()
         return metrics
@@ -335,6 +337,7 @@ class Work:
         bundles.write_json(self.folder / bundles.NOTES, merged)
         metrics = judge.measure({target: {"test": pooled}}, {}, self.recipe) | {"folds": folds}
         self._report(metrics, pooled, merged, [], lambda clip: [])
+        card.write(self.folder, metrics)
         bundles.write_json(self.folder / bundles.METRICS, metrics)
         return metrics
 

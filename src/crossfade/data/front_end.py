@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from crossfade.data.mel import LOGARITHMS
-from crossfade.data.streams import Frames, LogMel, Still, Waveform
+from crossfade.data.streams import STILL, Frames, LogMel, Still, Waveform
 
 if TYPE_CHECKING:
     from crossfade.clip import Named
@@ -110,6 +110,16 @@ class Energy(nn.Module):
         return (real.square() + imaginary.square()).transpose(2, 3).flatten(2)[:, :, : self.bins]
 
 
+def moving(x: Tensor) -> Tensor:
+    """(B, T, C, H, W) less each clip's mean picture, with deviation 1 and zero where nothing moves: `background: remove` of `frames`."""
+    left = x - x.mean(1, keepdim=True)
+    spread = left.flatten(1).std(1).view(-1, 1, 1, 1, 1)
+    return torch.where(spread > STILL, left / spread.clamp_min(STILL), torch.zeros_like(left))
+
+
+BACKGROUNDS: dict[str, Callable[[Tensor], Tensor]] = {"keep": lambda x: x, "remove": moving}
+
+
 class PicturesEnd(nn.Module):
     """Pictures of bytes to the normalised ones of the stream."""
 
@@ -120,10 +130,11 @@ class PicturesEnd(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.tensor(stream.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(stream.std).view(-1, 1, 1), persistent=False)
+        self.background = BACKGROUNDS[getattr(stream, "background", "keep")]
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (B, T, C, H, W), mask (B, T) -> float32 of the same shape, the mask"""
-        return (x.float() / 255 - self.mean) / self.std, mask
+        return self.background((x.float() / 255 - self.mean) / self.std), mask
 
 
 class FrontEnds(nn.Module):
