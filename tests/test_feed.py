@@ -23,6 +23,7 @@ from tiny import metrics_of, same_bytes, tiny
 
 import crossfade
 from crossfade import run as verbs
+from crossfade.explanation import Explainer
 from crossfade.models.encoder import Encoder
 from crossfade.training.loop import Interrupted
 
@@ -87,6 +88,13 @@ def test_from_a_filled_store_the_bits_are_the_same(recipe, whole: Trained, again
     assert len(later.screen.stored) == 8 and all("all there already" in text for text in later.screen.stored)
 
 
+@pytest.fixture
+def _nothing_explained(monkeypatch):
+    """The few clips that a report explains go through the whole model, for its maps."""
+    monkeypatch.setattr(Explainer, "few", lambda self, clips, seed: [])
+
+
+@pytest.mark.usefixtures("_nothing_explained")
 def test_from_a_filled_store_nothing_frozen_is_computed(place: Path, demo_clips: Path, tmp_path: Path, ran: Counter):
     recipe = tiny(place, demo_clips, phases(TOP), "data.batch=6")
     train(recipe, tmp_path / "first")
@@ -301,6 +309,7 @@ def test_two_processes_of_one_run_get_the_same_with_the_store_and_without(recipe
 # ---- two phases of one view
 
 
+@pytest.mark.usefixtures("_nothing_explained")
 def test_one_pass_serves_the_phase_that_freezes_less_too(place: Path, demo_clips: Path, tmp_path: Path, monkeypatch):
     """What the last stages begin from is stored on the way to what the heads begin from, and the numbers are those without the store."""
     recipe = partial(tiny, place, demo_clips, phases(seeing(TOP, 2), seeing(LAST, 2)), "data.batch=6")

@@ -104,6 +104,7 @@ def _go_on(recipe: Recipe, folder: Path, screen: Terminal, command: str = "") ->
             return work.train_one(splits[0]) if len(splits) == 1 else work.train_folds(splits)
         finally:
             screen.close()
+            screen.log_to(None)
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
 

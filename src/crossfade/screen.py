@@ -47,8 +47,8 @@ class Terminal:
         self._title = ""
         self._metric = ("macro_f1", HEADLINES["macro_f1"])
 
-    def log_to(self, path: Path) -> None:
-        """Write every line to this file too, with the time before it, and those of the epochs; a resumed run goes on in it."""
+    def log_to(self, path: Path | None) -> None:
+        """Write every line to this file too, with the time before it, and those of the epochs; a resumed run goes on in it. None: stop."""
         self._log = path if self.first else None
 
     def say(self, text: str) -> None:

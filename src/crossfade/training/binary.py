@@ -13,7 +13,7 @@ from crossfade.clip import UNKNOWN, UserError
 from crossfade.training import balance as balances
 from crossfade.training.balance import Balance, Counts
 from crossfade.training.course import Amount
-from crossfade.training.terms import Domain, Term, checked_smoothing, checked_weight
+from crossfade.training.terms import Domain, Term, checked_beta, checked_smoothing, checked_weight
 
 if TYPE_CHECKING:
     from crossfade.clip import Named
@@ -37,8 +37,7 @@ def binary_cross_entropy(
     ε makes the labels ε/2 and 1 - ε/2.
     """
     checked_smoothing(smoothing, "binary_cross_entropy.smoothing")
-    if not 0 <= beta < 1:
-        raise UserError(f"binary_cross_entropy.beta: found {beta:g}; it lies from 0 up to 1, 1 excluded")
+    checked_beta(beta, "binary_cross_entropy.beta")
     where = "binary_cross_entropy.balance"
     weights = None if balance == "none" else _weights(balance, counts, target, where, beta)
 

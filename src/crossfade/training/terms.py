@@ -71,6 +71,12 @@ def checked_weight(weight: Amount, where: str) -> Amount:
     return weight
 
 
+def checked_beta(beta: float, where: str) -> float:
+    if not 0 <= beta < 1:
+        raise UserError(f"{where}: found {beta:g}; it lies from 0 up to 1, 1 excluded")
+    return beta
+
+
 def checked_smoothing(smoothing: float, where: str) -> float:
     if not 0 <= smoothing < 1:
         raise UserError(f"{where}: found {smoothing:g}; it lies from 0 up to 1, 1 excluded")
@@ -96,8 +102,7 @@ def cross_entropy(
     `smoothing: 0.98` where only the heads learn.
     """
     checked_smoothing(smoothing, "cross_entropy.smoothing")
-    if not 0 <= beta < 1:
-        raise UserError(f"cross_entropy.beta: found {beta:g}; it lies from 0 up to 1, 1 excluded")
+    checked_beta(beta, "cross_entropy.beta")
     even, where = balance == "none", "cross_entropy.balance"
     weights = None if even else balances.weights(balance, counts, target, where, beta)
 
