@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from crossfade.clip import UserError
@@ -62,21 +63,29 @@ class Asked:
 
 @dataclass(frozen=True)
 class Format:
-    """How a file is written, from a model, an example of its inputs, a path, what is asked and the streams of any length."""
+    """How a file is written, from a model, an example of its inputs, a path, what is asked, the streams of any length, and the heads."""
 
     suffix: str
     options: tuple[str, ...]
     masks: bool  # whether masks stay where no clip has padding
-    write: Callable[[nn.Module, Named, Path, Asked, set[str]], Path]
+    write: Callable[[nn.Module, Named, Path, Asked, set[str], list[str]], Path]
 
 
-def _onnx(module: nn.Module, example: Named, path: Path, asked: Asked, free: set[str]) -> Path:
+def _onnx(module: nn.Module, example: Named, path: Path, asked: Asked, free: set[str], targets: list[str]) -> Path:
     fixed = {name.removesuffix(MASK) for name in example} - free
-    return onnx_export.export(module, example, path, dynamic=not asked.fixed, fixed=fixed)
+    return onnx_export.export(module, example, path, outputs=distinct(module, example), dynamic=not asked.fixed, fixed=fixed)
 
 
-def _ncnn(module: nn.Module, example: Named, path: Path, asked: Asked, free: set[str]) -> Path:
-    return ncnn_export.export(module, example, path, fp16=asked.fp16)
+def _ncnn(module: nn.Module, example: Named, path: Path, asked: Asked, free: set[str], targets: list[str]) -> Path:
+    return ncnn_export.export(module, example, path, outputs=targets, fp16=asked.fp16)
+
+
+def distinct(module: nn.Module, example: Named) -> list[str]:
+    """A model's outputs, each once: with one stream `label` and `label.image` are one and the same."""
+    module.eval()
+    with torch.no_grad():
+        found = module(example)
+    return [name for number, name in enumerate(found) if all(found[name] is not other for other in list(found.values())[:number])]
 
 
 FORMATS: dict[str, Format] = {
@@ -232,7 +241,7 @@ class _Work:
         path = self.place / self.asked.file
         with self._removed_unless_right(path):
             module, example = self._module(), self._example()
-            self.format.write(module, example, path, self.asked, self._free(example))
+            self.format.write(module, example, path, self.asked, self._free(example), self.opened.recipe.targets)
             runner = open_runner(path, **({"fp16": True} if self.asked.fp16 else {}))
             parities, scored, notes = self._compared(self.trial.judged(runner, decoded=self.asked.front_end), runner)
             if complaints := self.bar.complaints(parities):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from crossfade.clip import UserError
 from crossfade.deploy import bundle as bundles
+from crossfade.deploy import card
 from crossfade.deploy.structure import from_ncnn, from_onnx, from_torch
 from crossfade.deploy.structure.align import Alignment, align
 from crossfade.deploy.structure.compare import Comparison
@@ -127,15 +128,34 @@ def load(param: Path, run: Path, out: Path) -> Loaded:
     if len(opened.recipe.data.streams) != 1 or len(opened.recipe.targets) != 1:
         raise UserError(f"{run}: has several streams or heads; weights are loaded into runs of one stream and one head")
     source = from_ncnn.read(param, weights=True)
+    if len(source.inputs) != 1 or len(source.outputs) != 1:
+        found = f"takes {', '.join(source.inputs)} and gives {', '.join(source.outputs)}"
+        raise UserError(f"{param}: {found}; weights are loaded from networks with one input and one output")
     clip = _clip(opened, masks=False)
     target = from_torch.of(Answering(opened.model, opened.recipe.targets), clip, str(run))
     alignment = align(source, target)
     moved = transfer(alignment, source.tensors or {}, Answering(opened.model, opened.recipe.targets))
     _refuse_other(moved, param, run)
     layers = parity(alignment, param, opened, clip)
-    shutil.copytree(run, out, ignore=shutil.ignore_patterns("export", "checkpoint", "predictions*.csv", "report.html", "explained"))
-    save_weights(out / bundles.WEIGHTS, opened.model.state_dict())
+    _write(run, out, param, opened)
     return Loaded(out, moved, layers)
+
+
+def _write(run: Path, out: Path, param: Path, opened: Opened) -> None:
+    """A run with these weights, which nothing that was measured of the old ones is true of."""
+    out.mkdir(parents=True)
+    for name in (bundles.RECIPE, bundles.LABELS, bundles.ENVIRONMENT):
+        if (run / name).is_file():
+            shutil.copy(run / name, out / name)
+    notes = bundles.read_json(run / bundles.NOTES) if (run / bundles.NOTES).is_file() else {}
+    kept = {name: notes[name] for name in ("parameters", "multiply_adds") if name in notes}
+    warning = f"the weights are those of {param}, put into the structure of {run}; they were not judged on any clip here"
+    save_weights(out / bundles.WEIGHTS, opened.model.state_dict())
+    bundles.write_json(
+        out / bundles.NOTES, {"warnings": [warning], "skipped": [], "partly": [], "loads": [], "unseen": False, "counts": {}, **kept}
+    )
+    card.write(out, {"target": opened.recipe.targets[0]})
+    bundles.write_json(out / bundles.METRICS, {"target": opened.recipe.targets[0]})
 
 
 def _refuse_other(moved: Transfer, param: Path, run: Path) -> None:
@@ -159,7 +179,7 @@ def parity(alignment: Alignment, param: Path, opened: Opened, clip: Mapping[str,
     pairs = [(a, b) for a, b in named if a in theirs and b in ours]
     with torch.no_grad(), _entering(theirs, {a for a, _ in pairs}) as before, _entering(ours, {b for _, b in pairs}) as after:
         answer = model({name: noise})[opened.recipe.targets[0]]
-        (said,) = network({network.inputs[0]: _first(alignment, pairs, after, noise)}).values()
+        said = next(iter(network({network.inputs[0]: _first(alignment, pairs, after, noise)}).values()))
     found = [(a, b, before[a], after[b]) for a, b in pairs if a in before and b in after]
     last = [("the answer", "the answer", said, answer if _apart(said, answer) <= _apart(said, answer.softmax(-1)) else answer.softmax(-1))]
     return [LayerParity(a, b, _apart(x, y)) for a, b, x, y in [*found, *last] if x.numel() == y.numel()]
