@@ -250,3 +250,63 @@ def test_noise_costs_what_is_heard_and_nothing_else(run: Path, table: Path, tmp_
     assert said.code == 0 and "-30 dB" in said.out and "first" in said.out
     said = crossfade("robustness", run, "--levels", "loud")
     assert said.code == 2 and "--levels: found 'loud'" in said.err
+
+
+def test_folds_pool_every_head(run: Path, table: Path, tmp_path: Path):
+    """It failed after all the training: only the first head's table was pooled."""
+    short = ["phases.all.epochs=1", "data.split={by: group, folds: 2}"]
+    said = crossfade("train", run.parent / "wild.yaml", "--data", table, "--out", tmp_path / "folds", *short)
+    assert said.code == 0, said.err
+    metrics = metrics_of(tmp_path / "folds")
+    assert metrics["folds"] == 2 and set(metrics["heads"]) == {"activity", "action"}
+    assert metrics["heads"]["action"]["test"]["n_clips"] == CLIPS - 1
+    assert len(Tags.read(tmp_path / "folds" / "predictions-action.csv")) == CLIPS
+
+
+def test_a_stream_that_no_run_has_is_refused(run: Path):
+    said = crossfade("robustness", run, "--stream", "sound")
+    assert said.code == 2 and "--stream: found 'sound', nearest is 'audio'" in said.err
+
+
+def test_clean_is_clean_whatever_the_recipe_adds(run: Path, table: Path, tmp_path: Path):
+    noisy = "data.degrade={audio: [{use: noise_at_snr, snr: [-30], weights: [1], probability: 1}]}"
+    said = crossfade("train", run.parent / "wild.yaml", "--data", table, "--out", tmp_path / "noisy", "phases.all.epochs=4", noisy)
+    assert said.code == 0, said.err
+    found = json.loads(crossfade("robustness", tmp_path / "noisy", "--levels", "-30", "--metric", "nll", "--json").out)
+    values = {row["level"]: row["value"] for row in found["scores"]}
+    clean = json.loads(crossfade("evaluate", tmp_path / "noisy", "data.degrade={}", "--json").out)["test"]["nll"]
+    assert values[None] == pytest.approx(clean) and values[-30.0] != pytest.approx(clean)
+
+
+def test_none_of_the_classes_is_an_answer_too(run: Path, table: Path, tmp_path: Path):
+    """Clip 0 truly has none of the actions; clip 2 has no such label."""
+    heads = [
+        json.loads(crossfade("explain", run, f"{number}.mp4", "--out", tmp_path, "--data", table, "--json").out)["heads"] for number in (0,)
+    ]
+    assert heads[0]["action"]["true"] == "none"
+
+
+def test_the_card_counts_clips_not_labels(run: Path):
+    card, metrics = (run / "README.md").read_text(), metrics_of(run)
+    train = json.loads((run / "notes.json").read_text())["heads"]["species"]["total"]
+    assert f"| train | {train} |" in card and f"| test | {metrics['test']['n_clips']} |" in card
+
+
+def test_a_target_without_any_class_is_one_line(run: Path, table: Path, tmp_path: Path):
+    with table.open() as file:
+        rows = [row | {"action": "|"} for row in csv.DictReader(file)]
+    with (table.parent / "empty.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    said = crossfade(
+        "train",
+        run.parent / "wild.yaml",
+        "--data",
+        table.parent / "empty.csv",
+        "--out",
+        tmp_path / "bad",
+        "data.views={}",
+        "phases.all.sees=null",
+    )
+    assert said.code == 2 and "model.heads.action: no clip of the corpus has any class of it" in said.err

@@ -31,6 +31,7 @@ REPEATS = 10  # random choices of them
 FEW = 3  # clips that a report explains
 FEWEST = 5  # cells below which a fifth of them is none
 EVEN = "this fusion takes every stream and every token for the same by construction, so the maps show where tokens are, not what counted"
+BASELESS = "no predictions of val lie beside this model, so what is said without any stream is taken to be every class alike"
 METHOD = "attention rollout (arXiv 2005.00928); what each stream adds: exact Shapley values over the streams"
 
 
@@ -59,7 +60,7 @@ class Explainer:
             sounds=heard,
             occlusions=[each for name, place in places.items() for each in self._hiding(clip, batch, name, place, whole)],
             group=clip.group if clip.group != clip.id else "",
-            warnings=[EVEN] if places and not weighs(self.model) else [],
+            warnings=[*([EVEN] if places and not weighs(self.model) else []), *([] if self.base else [BASELESS])],
             method=METHOD,
             command=command,
         )
@@ -76,14 +77,14 @@ class Explainer:
     def _head(self, target: str, outcomes: Mapping[frozenset[str], Mapping[str, Answers]]) -> HeadAnswer:
         table = outcomes[max(outcomes, key=len)][target]
         probability = table.probability[0]
-        base = self.base.get(target, np.full(len(probability), 1 / len(probability)))
+        base = self.base.get(target, np.full(len(probability), 0.5 if self.desk.several(target) else 1 / len(probability)))
         rows = {frozenset[str](): base} | {given: tables[target].probability[0] for given, tables in outcomes.items()}
         added = shapley.values(rows)
         said = said_of(table)
         return HeadAnswer(
             head=target,
             said=", ".join(table.classes[code] for code in said) or "none",
-            true=", ".join(classes_in(table.truth[0])) if self.desk.several(target) else table.truth[0],
+            true=true_of(table.truth[0], several=self.desk.several(target)),
             probability=dict(zip(table.classes, probability.tolist(), strict=True)),
             contributions={
                 table.classes[code]: {stream: float(values[code]) for stream, values in added.items()} for code in shown(table, said)
@@ -155,6 +156,11 @@ class Explainer:
 def said_of(table: Answers) -> list[int]:
     """The classes that are said of a table's first clip."""
     return np.flatnonzero(table.predicted[0]).tolist() if table.predicted.ndim == 2 else [int(table.predicted[0])]
+
+
+def true_of(label: str, *, several: bool) -> str:
+    """In words: "grazing, walking", "none", or "" where it is not known."""
+    return label if not several or not label else ", ".join(classes_in(label)) or "none"
 
 
 def shown(table: Answers, said: Sequence[int]) -> list[int]:

@@ -363,6 +363,8 @@ class _Work:
 
     @contextlib.contextmanager
     def _removed_unless_right(self, path: Path) -> Iterator[None]:
+        if path.exists() and not sidecar.beside(path).is_file():
+            raise UserError(f"{path}: exists already and has no {sidecar.beside(path).name}, so it is none of ours; choose another --out")
         exported.remove(path)  # an earlier one
         try:
             yield

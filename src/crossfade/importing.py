@@ -159,7 +159,9 @@ def _lines(path: Path) -> list[str]:
 
 
 def _in_one(values: Sequence[float] | None, white: float) -> tuple[float, ...] | None:
-    """Of pixels in 0 … white -> of pixels in 0 … 1."""
+    """Of pixels in 0 … white -> of pixels in 0 … 1. UserError."""
+    if white <= 0:
+        raise UserError(f"--white: found {white:g}; it is what a white pixel is, 1 or 255")
     return None if values is None else tuple(value / white for value in values)
 
 

@@ -25,6 +25,8 @@ Parts = dict[str, list[Clip]]  # split -> clips
 def refuse_empty(parts: Parts, recipe: Recipe, classes: Mapping[str, list[str]]) -> None:
     """Nothing to tell apart, nothing to learn from, or nothing to choose by."""
     for target in recipe.targets:
+        if not classes[target]:
+            raise UserError(f"model.heads.{target}: no clip of the corpus has any class of it")
         if len(classes[target]) < 2:
             raise UserError(f"model.heads.{target}: the corpus has one class only, {classes[target][0]!r}; two or more can be told apart")
     for name in ("train", "val"):

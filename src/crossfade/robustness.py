@@ -92,6 +92,7 @@ def robustness(
     Each clip has the same noise in every run. Raises UserError where runs do not share test clips.
     """
     screen, names = screen or Terminal(), names_of(folders)
+    one_of(stream, {name: None for folder in folders for name in verbs.open_run(folder).recipe.data.streams}, "--stream")
     tables = {name: _tables(folder, stream, levels, target, screen) for name, folder in zip(names, folders, strict=True)}
     first = next(iter(tables.values()))
     found = [Level(level, _at({name: table[level] for name, table in tables.items()}, metric)) for level in first]
@@ -104,7 +105,8 @@ def _tables(folder: Path, stream: str, levels: Sequence[float], target: str | No
     if target:
         one_of(target, opened.recipe.targets, f"{folder}: --target")
     hears = stream in opened.recipe.data.streams
-    found = {math.inf: verbs.assess(folder, screen=screen).tables}
+    clean = [f"data.degrade.{stream}=[]"] if hears else []
+    found = {math.inf: verbs.assess(folder, overrides=clean, screen=screen).tables}
     for level in sorted(levels, reverse=True):
         noise = f"data.degrade.{stream}=[{{use: noise_at_snr, snr: [{level:g}], weights: [1], probability: 1}}]"
         found[level] = verbs.assess(folder, overrides=[noise], screen=screen).tables if hears else found[math.inf]

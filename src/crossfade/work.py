@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,7 +185,7 @@ class Work:
             "skipped": [list(entry) for entry in found.files],
             "partly": [list(entry) for entry in found.partly],
             "loads": loads,
-            "unseen": not {clip.group for clip in split.train} & {clip.group for clip in split.test},
+            "unseen": _unseen(split),
             "streams": count_by_streams(intake.streams),
             "counts": split.counts(self.recipe.targets[0], several=desk.several(self.recipe.targets[0])),
             "heads": {target: self._training_clips(desk, split, target) for target in self.recipe.targets},
@@ -319,13 +320,19 @@ class Work:
         """A table of the first target."""
         return read_table(path, several=self.recipe.targets[0] in self.recipe.data.several)
 
+    def _pooled(self, folders: list[Path], target: str) -> Answers:
+        """One target's test predictions of all folds, written too."""
+        name = bundles.predictions_name(target, self.recipe.targets[0])
+        read = partial(read_table, several=target in self.recipe.data.several)
+        pooled = concatenate([read(folder / name).where(split="test") for folder in folders])
+        pooled.write(self.folder / name)
+        return pooled
+
     def _pool(self, folds: int) -> dict[str, Any]:
         """Judge the folds' pooled test predictions; the folder holds everything but a single model."""
         folders = [self.folder / f"fold-{number}" for number in range(1, folds + 1)]
-        target = self.recipe.targets[0]
-        tables = [self._read(folder / bundles.PREDICTIONS).where(split="test") for folder in folders]
-        pooled = concatenate(tables)
-        pooled.write(self.folder / bundles.PREDICTIONS)
+        tables = {target: self._pooled(folders, target) for target in self.recipe.targets}
+        pooled = tables[self.recipe.targets[0]]
         notes = [bundles.read_json(folder / bundles.NOTES) for folder in folders]
         merged = {
             **notes[0],
@@ -335,11 +342,18 @@ class Work:
         for name in (bundles.LABELS, bundles.ENVIRONMENT):
             bundles.write_text(self.folder / name, bundles.read_text(folders[0] / name))
         bundles.write_json(self.folder / bundles.NOTES, merged)
-        metrics = judge.measure({target: {"test": pooled}}, {}, self.recipe) | {"folds": folds}
+        metrics = judge.measure({target: {"test": table} for target, table in tables.items()}, {}, self.recipe) | {"folds": folds}
         self._report(metrics, pooled, merged, [], lambda clip: [])
         card.write(self.folder, metrics)
         bundles.write_json(self.folder / bundles.METRICS, metrics)
         return metrics
+
+
+def _unseen(split: Splits) -> bool | None:
+    """Whether no group of the test was trained on; None where nobody said what belongs together, so that each clip stands for itself."""
+    if all(clip.group == clip.id for clip in (*split.train, *split.test)):
+        return None
+    return not {clip.group for clip in split.train} & {clip.group for clip in split.test}
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, float]:

@@ -42,7 +42,7 @@ class StoredFrames:
 
     def decode(self, clip: Clip) -> np.ndarray:
         """float32 (3, count, size, size) in the file -> (count, 3, size, size). Raises Unreadable."""
-        path = clip.media["frames"]
+        path = _whole(clip, "frames")
         stored = _checked(path, read_pt(path), (3, self.count, self.size, self.size), "channels, frames, height, width")
         return np.ascontiguousarray(stored.transpose(1, 0, 2, 3))
 
@@ -82,7 +82,7 @@ class StoredMel:
 
     def decode(self, clip: Clip) -> np.ndarray:
         """float32 (mels, columns) in the file -> (1, mels, columns). Raises Unreadable."""
-        path = clip.media["mel"]
+        path = _whole(clip, "mel")
         return _checked(path, read_npy(path), (self.mels, self.columns), "mels, columns")[None]
 
     def finish(
@@ -96,6 +96,14 @@ class StoredMel:
         """For a person: uint8 (1, 1, mels, columns), low tones at the bottom."""
         least, most = decoded.min(), decoded.max()
         return np.round((decoded[None, :, ::-1] - least) / max(most - least, 1e-9) * 255).astype(np.uint8)
+
+
+def _whole(clip: Clip, medium: str) -> Path:
+    """The clip's file. UserError where only a part of it is wanted: a tensor does not say when its pictures were."""
+    if clip.span != (0.0, None):
+        way = "no stretch of time can be taken of it; leave out start, end and --segments"
+        raise UserError(f"{clip.id}: {clip.media[medium]} is a stored tensor: {way}")
+    return clip.media[medium]
 
 
 def stored_frames(

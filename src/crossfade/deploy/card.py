@@ -106,7 +106,8 @@ def _data(run: _Run) -> Iterator[str]:
         yield from ("", "No clips of it were counted: this model was not trained here.")
         return
     groups = {split: found for head, split, found in run.parts if head == run.metrics.get("target")}
-    rows = [(plain(split), f"{sum(each.values()):,}", _groups(groups, split)) for split, each in counts.items()]
+    totals = {split: _clips(run, split, sum(each.values())) for split, each in counts.items()}
+    rows = [(plain(split), f"{total:,}", _groups(groups, split)) for split, total in totals.items()]
     yield from ("", *table(("split", "labelled clips", "groups"), rows), "")
     names = list(dict.fromkeys(name for each in counts.values() for name in each))
     yield from table(
@@ -118,6 +119,14 @@ def _data(run: _Run) -> Iterator[str]:
         yield from ("", "Clips by what they have: " + ", ".join(f"{plain(k)} {count:,}" for k, count in run.notes["streams"].items()) + ".")
     if run.notes.get("skipped"):
         yield from ("", f"{len(run.notes['skipped']):,} files were left out, as report.html lists.")
+
+
+def _clips(run: _Run, split: str, counted: int) -> int:
+    """How many clips are labelled: not the sum over classes, for of some heads a clip has several."""
+    target = run.metrics.get("target", "")
+    judged = {part: found["n_clips"] for head, part, found in run.parts if head == target}
+    trained = run.notes.get("heads", {}).get(target, {}).get("total", counted)
+    return {"train": trained, **judged}.get(split, counted)
 
 
 def _divided(run: _Run) -> str:

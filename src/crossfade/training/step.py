@@ -77,24 +77,31 @@ def _in_parts(run: Run, phase: Phase, progress: Progress, model: nn.Module, batc
     clips = len(batch["index"])
     rows = torch.arange(clips).chunk(min(run.parts, clips))
     if len(rows) == 1:
-        return _through(run, phase, progress, model, batch, total, 1.0)
+        return _through(run, phase, progress, model, batch, total)
     cut = [{name: tensor[part] for name, tensor in batch.items()} for part in rows]
-    done = [_through(run, phase, progress, model, part, total, len(part["index"]) / clips) for part in cut]
-    shares = [count / clips for count, *_ in done]
-    means = {name: torch.stack([share * step[1][name] for share, step in zip(shares, done, strict=True)]).sum() for name in done[0][1]}
-    return clips, means, torch.cat([right for *_, right, _ in done]), torch.cat([known for *_, known in done])
+    shares = [phase.objective.shares(part, batch) for part in cut]
+    done = [_through(run, phase, progress, model, part, total, share) for part, share in zip(cut, shares, strict=True)]
+    losses = [step[1] for step in done]
+    means = {
+        f"terms.{name}": torch.stack([share[name] * each[f"terms.{name}"] for share, each in zip(shares, losses, strict=True)]).sum()
+        for name in phase.objective.terms
+    }
+    loss = torch.stack([each["loss"] for each in losses]).sum()
+    return clips, {"loss": loss, **means}, torch.cat([right for *_, right, _ in done]), torch.cat([known for *_, known in done])
 
 
-def _through(run: Run, phase: Phase, progress: Progress, model: nn.Module, batch: Named, total: int, share: float) -> Step:
-    """Of a part of a batch, which counts for its share."""
+def _through(
+    run: Run, phase: Phase, progress: Progress, model: nn.Module, batch: Named, total: int, shares: dict[str, float] | None = None
+) -> Step:
+    """A batch, or a part of one, whose terms count for their `shares` of it."""
     batch = {name: tensor.to(run.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
     answers = run.shadow.answers(batch) if run.shadow else None
     batch = students_view(batch)
     out = model(batch)
-    loss, means = phase.objective(out, batch, answers, along(phase, progress.epoch, progress.step, total))
+    loss, means = phase.objective(out, batch, answers, along(phase, progress.epoch, progress.step, total), shares)
     first = progress.step - progress.step % phase.accumulate
     if loss.requires_grad:  # not so where a batch lacks the only stream that learns
-        scaler, part = run.accelerator.scaler, loss * share / min(phase.accumulate, total - first)
+        scaler, part = run.accelerator.scaler, loss / min(phase.accumulate, total - first)
         (scaler.scale(part) if scaler else part).backward()
     losses = {"loss": loss.detach(), **{f"terms.{name}": mean.detach() for name, mean in means.items()}}
     return len(batch["index"]), losses, *run.hits(out, batch)

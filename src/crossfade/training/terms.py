@@ -125,11 +125,34 @@ class Objective:
         """The outputs of a teacher that some term looks at, and each one's target."""
         return {term.output: term.target for term in self.terms.values() if term.taught}
 
-    def __call__(self, out: Named, batch: Named, teacher: Named | None = None, progress: float = 0.0) -> tuple[Tensor, Named]:
+    def shares(self, part: Named, whole: Named) -> dict[str, float]:
+        """How much of each term's mean over a batch a part of it stands for: by labelled clips of its domain, or all where none is."""
+        found: dict[str, float] = {}
+        for name, term in self.terms.items():
+            (labelled, every), (all_labelled, all_every) = _clips(term, part), _clips(term, whole)
+            found[name] = labelled / all_labelled if all_labelled else every / max(all_every, 1)
+        return found
+
+    def __call__(
+        self,
+        out: Named,
+        batch: Named,
+        teacher: Named | None = None,
+        progress: float = 0.0,
+        shares: Mapping[str, float] | None = None,
+    ) -> tuple[Tensor, Named]:
+        """`shares`: where the batch is a part of one, how much of each term's mean it stands for."""
         means: Named = {}
         for name, term in self.terms.items():
             values, known = term(out, batch, teacher, progress)
             means[name] = values @ (known / known.sum().clamp(min=1)).to(values.dtype)
-        weights = {name: at(term.weight, progress) for name, term in self.terms.items()}
+        weights = {name: at(term.weight, progress) * (1.0 if shares is None else shares[name]) for name, term in self.terms.items()}
         first, *others = (mean if weights[name] == 1 else weights[name] * mean for name, mean in means.items())
         return sum(others, first), means
+
+
+def _clips(term: Term, batch: Named) -> tuple[int, int]:
+    """Of a term's domain: clips with the label, and all."""
+    rows, labels = rows_of(batch, term.of), batch.get(term.target)
+    known = rows if labels is None else rows & (labels.reshape(len(labels), -1)[:, 0] != UNKNOWN).to(rows.device)
+    return int(known.sum()), int(rows.sum())
