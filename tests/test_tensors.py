@@ -169,3 +169,10 @@ def test_tensors_named_for_prediction(tmp_path):
 def test_options_that_cannot_be(build, says):
     with pytest.raises(UserError, match=says):
         build()
+
+
+def test_no_stretch_of_time_is_taken_of_a_tensor(tmp_path):
+    """It was the whole tensor each time, however many segments were asked for."""
+    piece = Clip("c#1", {"frames": saved_frames(tmp_path)}, {}, "g", span=(1.0, 2.0))
+    with pytest.raises(UserError, match="is a stored tensor: no stretch of time can be taken of it"):
+        stored_frames(count=4, size=8).decode(piece)
