@@ -46,5 +46,10 @@ def check(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], free: Mappin
 
 
 def lacking(batch: Batch, streams: list[str]) -> list[Batch]:
-    """The batch without each stream in turn, where another is left."""
-    return [{name: array for name, array in batch.items() if name.removesuffix(MASK) != each} for each in streams[1:] and streams]
+    """The batch without each stream in turn, where another is left; and without clips that then have nothing."""
+    found = [{name: array for name, array in batch.items() if name.removesuffix(MASK) != each} for each in streams[1:] and streams]
+    return [{name: array[_have_something(each)] for name, array in each.items()} for each in found]
+
+
+def _have_something(batch: Batch) -> np.ndarray:
+    return np.any([array.any(1) for name, array in batch.items() if name.endswith(MASK)], axis=0)
