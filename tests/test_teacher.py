@@ -341,7 +341,7 @@ def test_progress_reaches_the_terms(tmp_path):
     told = []
 
     class Listening(Objective):
-        def __call__(self, out, batch, teacher=None, progress=0.0):
+        def __call__(self, out, batch, teacher=None, progress=0.0, shares=None):
             told.append((progress, teacher is not None, sorted(batch)))
             return super().__call__(out, batch, teacher, progress)
 
