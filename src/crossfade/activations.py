@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +186,7 @@ class Activations:
         said = {"labels": clip.labels} if turn and self._by_class else {}
         return key(" ".join(files), {"span": clip.span, **item, **said, "drawn": drawn, "degraded": fixed})
 
-    @property
+    @cached_property
     def _by_class(self) -> bool:
         """Whether what a view does to a clip depends on its labels."""
         views = self.desk.recipe.data.views.values()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,9 +69,7 @@ class Explainer:
 
     def _outcomes(self, clip: Clip) -> dict[frozenset[str], dict[str, Answers]]:
         """Every non-empty subset of the clip's streams -> the tables, of one row, of every target."""
-        streams = self.intake.streams[clip.id]
-        subsets = itertools.chain.from_iterable(itertools.combinations(streams, count) for count in range(1, len(streams) + 1))
-        return {frozenset(each): judge.predictions(self.desk, self.model, [clip], self.intake, "", only=each) for each in subsets}
+        return {frozenset(each): tables for each, tables in judge.by_streams(self.desk, self.model, [clip], self.intake).items()}
 
     def _head(self, target: str, outcomes: Mapping[frozenset[str], Mapping[str, Answers]]) -> HeadAnswer:
         table = outcomes[max(outcomes, key=len)][target]

@@ -16,7 +16,7 @@ from crossfade.evaluation.intervals import Table
 from crossfade.evaluation.intervals import compare as compared
 from crossfade.evaluation.robustness import write_page
 from crossfade.evaluation.tables import Answers
-from crossfade.recipe import one_of
+from crossfade.recipe import Recipe, one_of
 from crossfade.screen import Terminal
 
 AXIS = "signal-to-noise ratio in dB"
@@ -92,25 +92,28 @@ def robustness(
     Each clip has the same noise in every run. Raises UserError where runs do not share test clips.
     """
     screen, names = screen or Terminal(), names_of(folders)
-    one_of(stream, {name: None for folder in folders for name in verbs.open_run(folder).recipe.data.streams}, "--stream")
-    tables = {name: _tables(folder, stream, levels, target, screen) for name, folder in zip(names, folders, strict=True)}
+    recipes = [verbs.open_run(folder).recipe for folder in folders]
+    one_of(stream, {name: None for recipe in recipes for name in recipe.data.streams}, "--stream")
+    runs = zip(names, folders, recipes, strict=True)
+    tables = {name: _tables(folder, recipe, stream, levels, target, screen) for name, folder, recipe in runs}
     first = next(iter(tables.values()))
     found = [Level(level, _at({name: table[level] for name, table in tables.items()}, metric)) for level in first]
-    return Robustness(target or verbs.open_run(folders[0]).recipe.targets[0], metric, found)
+    return Robustness(target or recipes[0].targets[0], metric, found)
 
 
-def _tables(folder: Path, stream: str, levels: Sequence[float], target: str | None, screen: Terminal) -> dict[float, Answers]:
+def _tables(
+    folder: Path, recipe: Recipe, stream: str, levels: Sequence[float], target: str | None, screen: Terminal
+) -> dict[float, Answers]:
     """Level -> the run's answers, clean ones first."""
-    opened = verbs.open_run(folder)
     if target:
-        one_of(target, opened.recipe.targets, f"{folder}: --target")
-    hears = stream in opened.recipe.data.streams
+        one_of(target, recipe.targets, f"{folder}: --target")
+    hears = stream in recipe.data.streams
     clean = [f"data.degrade.{stream}=[]"] if hears else []
     found = {math.inf: verbs.assess(folder, overrides=clean, screen=screen).tables}
     for level in sorted(levels, reverse=True):
         noise = f"data.degrade.{stream}=[{{use: noise_at_snr, snr: [{level:g}], weights: [1], probability: 1}}]"
         found[level] = verbs.assess(folder, overrides=[noise], screen=screen).tables if hears else found[math.inf]
-    return {level: tables[target or opened.recipe.targets[0]] for level, tables in found.items()}
+    return {level: tables[target or recipe.targets[0]] for level, tables in found.items()}
 
 
 def _at(tables: Mapping[str, Answers], metric: str) -> Table:

@@ -14,11 +14,12 @@ import torch
 
 from crossfade import build, explanation, judge, settings
 from crossfade import recipe as recipes
-from crossfade.clip import Clip, Corpus, UserError, classes_in
+from crossfade.clip import Clip, Corpus, UserError
 from crossfade.data.check import Findings
 from crossfade.data.check import check as check_corpus
 from crossfade.data.inputs import clips_of
 from crossfade.data.intake import Intake
+from crossfade.data.labels import names_in
 from crossfade.data.segments import sample_of, segments
 from crossfade.deploy import bundle as bundles
 from crossfade.deploy import exported
@@ -251,7 +252,7 @@ def _known_classes(corpus: Corpus, opened: Opened) -> None:
         known = opened.desk.classes[target]
         for clip in corpus.clips:
             label = clip.labels.get(target)
-            said = [] if label is None else classes_in(label) if opened.desk.several(target) else [label]
+            said = [] if label is None else names_in(label, opened.desk.several(target))
             for name in said:
                 if name not in known:
                     raise UserError(f"{clip.id}: its {target} {name!r} is not a class of this model; {settings.nearest(name, known)}")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from crossfade.clip import UserError
 from crossfade.deploy import bundle as bundles
 from crossfade.deploy import card
+from crossfade.deploy.runner import MASK
 from crossfade.deploy.structure import from_ncnn, from_onnx, from_torch
 from crossfade.deploy.structure.align import Alignment, align
 from crossfade.deploy.structure.compare import Comparison
@@ -36,7 +37,6 @@ READERS: dict[str, Callable[[Path], Structure]] = {
     ".bin": lambda path: from_ncnn.read(path),
 }
 TOLERANCE = 1e-4  # of the largest value of a layer's answer
-MASK = ".mask"
 
 
 def compare(a: Path, b: Path) -> Comparison:

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from crossfade.clip import SEVERAL, Clip, UserError, classes_in
+from crossfade.data.labels import names_in
 from crossfade.data.ravdess import RAVDESS_FOLDS
 
 SPLITS = ("train", "val", "test")
@@ -34,9 +35,7 @@ class Splits:
         `several`: a clip may have several classes, and counts for each.
         """
         labels = {side: _labels(getattr(self, side), target) for side in SPLITS}
-        tallies = {
-            side: Counter(name for label in found for name in (classes_in(label) if several else [label])) for side, found in labels.items()
-        }
+        tallies = {side: Counter(name for label in found for name in names_in(label, several)) for side, found in labels.items()}
         classes = sorted(set().union(*tallies.values()))
         return {side: {label: tally[label] for label in classes} for side, tally in tallies.items()}
 

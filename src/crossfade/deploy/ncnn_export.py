@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from crossfade.clip import UserError
 from crossfade.deploy.ncnn_rewrites import lowered
+from crossfade.deploy.ncnn_runner import ALL, EACH
+from crossfade.deploy.runner import MASK
 from crossfade.ncnn.graph import Graph, Layer
 from crossfade.ncnn.kinds import NUMBERED
 from crossfade.ncnn.text_param import read
@@ -24,8 +26,6 @@ from crossfade.ncnn.write import layer, write_param
 if TYPE_CHECKING:
     from crossfade.clip import Named
 
-MASK = ".mask"
-EACH, ALL = ".each", ".all"  # "video" is one picture, "video.each" its tokens; those of all pictures go in again as "video.all"
 LIMIT = 600  # seconds that pnnx may take
 AXES = {1: ("w",), 2: ("h", "w"), 3: ("c", "h", "w"), 4: ("c", "d", "h", "w")}  # of a blob, the outermost first
 POOLINGS = ("Pooling1D", "Pooling", "Pooling3D")

@@ -16,7 +16,7 @@ from crossfade.ncnn.graph import Graph, Layer
 from crossfade.ncnn.kinds import complete
 from crossfade.ncnn.text_param import read
 
-EACH, ALL = ".each", ".all"  # as `ncnn_export` names them
+EACH, ALL = ".each", ".all"  # "video" is one picture, "video.each" its tokens; those of all pictures go in again as "video.all"
 HALF = ("fp16_packed", "fp16_storage", "fp16_arithmetic", "bf16_packed", "bf16_storage")  # ncnn's options that compute in 16 bits
 PHONE = ("fp16_packed", "fp16_storage", "fp16_arithmetic")
 LOADING = threading.Lock()
