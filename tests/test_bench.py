@@ -45,7 +45,7 @@ def test_rows_and_threads(run: Path):
 
 
 def test_p50_p95_and_clips_a_second_by_hand():
-    way = bench._Way("torch", 10, {"parameters": 3, "multiply_adds": 4}, lambda threads: None)  # type: ignore[arg-type]
+    way = bench.Way("torch", 10, {"parameters": 3, "multiply_adds": 4}, lambda threads: None)  # type: ignore[arg-type]
     row = bench._row(way, 2, [float(number) for number in range(1, 102)], [0.5, 4.0, 0.25])
     assert (row.p50, row.p95, row.rate) == (51.0, 96.0, bench.MANY / 0.5)
     assert bench._shown(row)["p50"] == "51000.00 ms"

@@ -18,7 +18,7 @@ from crossfade import exporting
 from crossfade import run as verbs
 from crossfade.clip import UserError
 from crossfade.comparison import compare
-from crossfade.deploy import exported, onnx_export, sidecar
+from crossfade.deploy import exported, ncnn_export, onnx_export, sidecar
 from crossfade.deploy.bar import EXACT, HALF
 from crossfade.deploy.parity import Parity
 from crossfade.deploy.refusal import NotEqual
@@ -151,7 +151,7 @@ def test_what_cannot_be_made_leaves_nothing(copy: Path, monkeypatch: pytest.Monk
     def lacking(*_, **__):
         raise UserError("this model cannot be exported to ncnn, which has no layer for Thing")
 
-    monkeypatch.setattr(exporting.ncnn_export, "export", lacking)
+    monkeypatch.setattr(ncnn_export, "export", lacking)
     said = crossfade("export", copy, "--to", "ncnn")
     assert (said.code, said.err) == (2, "crossfade: this model cannot be exported to ncnn, which has no layer for Thing\n")
     assert not (copy / "export").exists() and not (copy / "exports.json").exists()

@@ -21,11 +21,11 @@ from crossfade.deploy.exported import ExportedFile
 from crossfade.deploy.ncnn_runner import NcnnRunner
 from crossfade.deploy.runner import MASK, RUNNERS, TIME, Runner, Shape, TorchRunner
 from crossfade.evaluation.costs import short
-from crossfade.exporting import FOLDER
 from crossfade.models.cost import multiply_adds
 from crossfade.models.model import count
 from crossfade.run import open_run
 from crossfade.screen import Terminal
+from crossfade.shipping import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,26 +53,29 @@ class Row:
 
 @dataclass(frozen=True)
 class Bench:
-    """All rows, and whose times these are."""
+    """All rows, and whose times these are. `unit`: what is run at a time; `pace`: how many of them a second have to be made, if so."""
 
     rows: list[Row]
     machine: str
     load: float  # processes that wanted a core as it began
     rounds: int
+    unit: str = "clip"
+    pace: float | None = None
 
     def table(self) -> list[dict[str, Any]]:
         """For a terminal."""
-        return [_shown(row) for row in self.rows]
+        return [_shown(row, self.unit, self.pace) for row in self.rows]
 
     def sentence(self) -> str:
         busy = f" It was busy with other work (load {self.load:.1f}), so they are too long." if self.load > BUSY else ""
-        return f"Times are of this machine alone: {self.machine}; one clip, up to {self.rounds} rounds in which all took turns.{busy}"
+        return f"Times are of this machine alone: {self.machine}; one {self.unit}, up to {self.rounds} rounds, all in turn.{busy}"
 
     def to_json(self) -> dict[str, Any]:
-        return {"machine": self.machine, "load": self.load, "rounds": self.rounds, "rows": [asdict(row) for row in self.rows]}
+        named = {name: getattr(self, name) for name in ("machine", "load", "rounds", "unit", "pace")}
+        return named | {"rows": [asdict(row) for row in self.rows]}
 
 
-def _shown(row: Row) -> dict[str, Any]:
+def _shown(row: Row, unit: str = "clip", pace: float | None = None) -> dict[str, Any]:
     return {
         "runs": row.runs,
         "threads": row.threads,
@@ -81,12 +84,13 @@ def _shown(row: Row) -> dict[str, Any]:
         "multiply-adds": "" if row.multiply_adds is None else short(row.multiply_adds),
         "p50": f"{1000 * row.p50:.2f} ms",
         "p95": f"{1000 * row.p95:.2f} ms",
-        f"clips/s, {MANY} at once": "one at a time" if row.rate is None else f"{row.rate:.1f}",
+        **({f"{unit}s/s": f"{1 / row.p50:.1f}"} if pace else {}),
+        f"{unit}s/s, {MANY} at once": "one at a time" if row.rate is None else f"{row.rate:.1f}",
     }
 
 
 @dataclass(frozen=True)
-class _Way:
+class Way:
     """One way to run the model. `open`: threads -> a runner."""
 
     name: str
@@ -97,18 +101,27 @@ class _Way:
 
 def bench(folder: Path, *, screen: Terminal | None = None) -> Bench:
     """Time the run in PyTorch and every file that `export` made of it, at 1 and 2 threads, one clip and several at once."""
+    refuse_file(folder)
+    return timed([_torch(folder), *files(folder)], screen=screen)
+
+
+def refuse_file(folder: Path) -> None:
     if exported.is_exported(folder):
         raise UserError(f"{folder}: is an exported file; give the folder of its run, which is timed beside it")
-    ways, rows, load = [_torch(folder), *_exported(folder)], [], _load()
+
+
+def timed(ways: list[Way], *, unit: str = "clip", pace: float | None = None, screen: Terminal | None = None) -> Bench:
+    """All of them in turn, at 1 and 2 threads."""
+    rows, load = [], _load()
     with _own_threads(), (screen or Terminal()).counting("timing", len(THREADS)) as step:
         for threads in THREADS:
             rows += _at(ways, threads)
             step()
     order = {way.name: number for number, way in enumerate(ways)}
-    return Bench(sorted(rows, key=lambda row: (order[row.runs], row.threads)), machine(), load, ROUNDS[1])
+    return Bench(sorted(rows, key=lambda row: (order[row.runs], row.threads)), machine(), load, ROUNDS[1], unit, pace)
 
 
-def _torch(folder: Path) -> _Way:
+def _torch(folder: Path) -> Way:
     opened = open_run(folder, alone=True)
     opened.model.cpu()
     clip = {name: x.cpu() for name, x in opened.desk.one_clip().items()}
@@ -116,16 +129,22 @@ def _torch(folder: Path) -> _Way:
     inputs |= {name + MASK: Shape((None, x.shape[TIME[x.ndim]]), "bool") for name, x in clip.items()}
     runner = TorchRunner(opened.model, inputs=inputs)
     costs = {"parameters": count(opened.model), "multiply_adds": multiply_adds(opened.model, clip)}
-    return _Way("torch", (folder / bundles.WEIGHTS).stat().st_size, costs, lambda threads: _WithThreads(runner, threads))
+    return in_torch(folder, runner, costs)
 
 
-def _exported(folder: Path) -> list[_Way]:
+def in_torch(folder: Path, runner: TorchRunner, costs: dict[str, int]) -> Way:
+    """A run itself."""
+    return Way("torch", (folder / bundles.WEIGHTS).stat().st_size, costs, lambda threads: _WithThreads(runner, threads))
+
+
+def files(folder: Path) -> list[Way]:
+    """What `export` made of a run."""
     paths = sorted(path for path in (folder / FOLDER).glob("*") if path.suffix in RUNNERS and sidecar.beside(path).is_file())
     return [_way(exported.read(path)) for path in paths]
 
 
-def _way(file: ExportedFile) -> _Way:
-    return _Way(file.path.name, file.bytes, file.about.costs, lambda threads: file.runner(threads))
+def _way(file: ExportedFile) -> Way:
+    return Way(file.path.name, file.bytes, file.about.costs, lambda threads: file.runner(threads))
 
 
 class _WithThreads:
@@ -149,7 +168,7 @@ def _own_threads() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _at(ways: list[_Way], threads: int) -> list[Row]:
+def _at(ways: list[Way], threads: int) -> list[Row]:
     runners = {way.name: way.open(threads) for way in ways}
     one = _timed(runners, 1)
     many = _timed({name: runner for name, runner in runners.items() if _batches(runner)}, MANY)
@@ -162,7 +181,7 @@ def _timed(runners: Mapping[str, Runner], clips: int) -> dict[str, list[float]]:
     return timings(calls, ROUNDS[clips], ENOUGH[clips])
 
 
-def _row(way: _Way, threads: int, one: list[float], many: list[float] | None) -> Row:
+def _row(way: Way, threads: int, one: list[float], many: list[float] | None) -> Row:
     p50, p95 = np.quantile(one, [0.5, 0.95])
     rate = MANY / float(np.median(many)) if many else None
     return Row(way.name, threads, way.bytes, way.costs.get("parameters"), way.costs.get("multiply_adds"), float(p50), float(p95), rate)

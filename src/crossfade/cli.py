@@ -19,6 +19,7 @@ from crossfade.clip import UserError
 from crossfade.deploy.refusal import NotEqual
 from crossfade.exchange import bench, compare_structure, export, ncnn
 from crossfade.inventory import Data, Json, Overrides, print_metrics, show, store
+from crossfade.talking import drive, face
 
 app = typer.Typer(
     help="Fine-tune pretrained audio, image and video models on the clips you have, alone or fused; judge them honestly; ship them.",
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.add_typer(show, name="show")
 app.add_typer(store, name="store")
 app.add_typer(ncnn, name="ncnn")
+app.add_typer(face, name="face")
 
 
 @app.command()
@@ -55,18 +57,17 @@ def train(
         _train_over(str(recipe), over, overrides or [], out, as_json, corpus=data, target=target, start=start)
         return
     with _imports():
-        from crossfade import recipe as recipes
-        from crossfade import run
+        from crossfade import run, tasks
         from crossfade.screen import Terminal
 
     screen = Terminal(quiet=as_json)
     folder = resume or out or run.next_folder(Path(str(recipe)).stem)
     with _stoppable(f"crossfade train --resume {folder}"):
         if resume:
-            metrics = run.resume(folder, screen=screen)
+            metrics = tasks.resume(folder, screen=screen)
         else:
-            chosen = recipes.load(str(recipe), overrides or [], corpus=data, target=target, start=start)
-            metrics = run.train(chosen, folder, screen=screen, command=shlex.join(["crossfade", *sys.argv[1:]]))
+            chosen = tasks.load(str(recipe), overrides or [], corpus=data, target=target, start=start)
+            metrics = tasks.train(chosen, folder, screen=screen, command=shlex.join(["crossfade", *sys.argv[1:]]))
     if metrics:
         print_metrics(metrics, folder, as_json)
 
@@ -127,15 +128,17 @@ def evaluate(
 ) -> None:
     """Judge a run: on its own test clips, or on all of another corpus; `data.…` overrides change how it is fed."""
     with _imports():
-        from crossfade import run as verbs
+        from crossfade import tasks
         from crossfade.screen import Terminal
+
+        tasks.ready("evaluate", run)
 
     if split not in ("train", "val", "test"):
         raise UserError(f"--split: found {split!r}; one of train, val, test")
     if results and segments == 1:
         raise UserError("--results: is of segments; say --segments N too")
     screen, asked = Terminal(quiet=as_json), {"pieces": segments, "how": aggregate, "results": results}
-    metrics, table = verbs.evaluate(run, split=split, corpus=data, overrides=overrides or [], screen=screen, **asked)
+    metrics, table = tasks.evaluate(run, split=split, corpus=data, overrides=overrides or [], screen=screen, **asked)
     if out:
         table.write(out)
     print_metrics(metrics, None, as_json)
@@ -154,24 +157,23 @@ def predict(
     picture: Annotated[Path | None, typer.Option(help="A folder for one SVG a recording, its events under the waveform.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of CSV.")] = False,
 ) -> None:
-    """Classify files, or with --window find events in them; unreadable ones are reported and the rest are done."""
+    """Classify files, or with --window find events in them; unreadable ones are reported and the rest are done. A talking face is drawn."""
     with _imports():
-        from crossfade import run as verbs
-        from crossfade import windows
+        from crossfade import tasks, windows
         from crossfade.screen import Terminal
 
     screen, asked = Terminal(quiet=as_json), {"hop": hop, "threshold": threshold, "background": background, "picture": picture}
     if window is None and (without := [f"--{name}" for name, value in asked.items() if value is not None]):
         raise UserError(f"{', '.join(without)}: needs --window SECONDS")
-    found = windows.events(run, inputs, window=window, silence=silence, screen=screen, **asked) if window is not None else None
-    rows = list(found or verbs.predict(run, inputs, screen=screen))
+    found = tasks.events(run, inputs, window=window, silence=silence, screen=screen, **asked) if window is not None else None
+    rows = list(found or tasks.predict(run, inputs, screen=screen, beside=out.parent if out else None))
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows) if as_json else windows.table(rows) if found else _csv(rows)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
     else:
         sys.stdout.write(text)
-    if window is None and all("streams" not in row for row in rows):
+    if window is None and all(row.keys() <= {"clip", "error"} for row in rows):
         raise UserError("none of these clips can be read")
 
 
@@ -185,11 +187,13 @@ def explain(
 ) -> None:
     """Why it says so: what each stream adds, where it looked, and whether hiding that place changes the answer; one page a clip."""
     with _imports():
-        from crossfade import run as verbs
+        from crossfade import tasks
         from crossfade.screen import Terminal
 
+        tasks.ready("explain", run)
+
     command = shlex.join(["crossfade", *sys.argv[1:]])
-    for found in verbs.explain(run, clips, out=out, corpus=data, screen=Terminal(quiet=as_json), command=command):
+    for found in tasks.explain(run, clips, out=out, corpus=data, screen=Terminal(quiet=as_json), command=command):
         if as_json:
             print(json.dumps(found, ensure_ascii=False))
             continue
@@ -201,7 +205,7 @@ def explain(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two or more finished runs, or predictions.csv files.")],
-    metric: Annotated[str, typer.Option(help="accuracy, balanced_accuracy, macro_f1, nll or ece.")] = "macro_f1",
+    metric: Annotated[str | None, typer.Option(help="accuracy, macro_f1 (default), nll …; of talking faces mouth_psnr (default) …")] = None,
     split: Annotated[str, typer.Option(help="val or test.")] = "test",
     report: Annotated[Path | None, typer.Option(help="Write the comparison as an HTML page.")] = None,
     time: Annotated[bool, typer.Option("--time", help="Measure how long each takes over one clip on this machine.")] = False,
@@ -215,9 +219,9 @@ def compare(
         compare_structure(runs, report, as_json)
         return
     with _imports():
-        from crossfade.comparison import compare as compared
+        from crossfade import tasks
 
-    table = compared(runs, metric=metric, split=split, report=report, time=time)
+    table = tasks.compare(runs, metric=metric, split=split, report=report, time=time)
     if as_json:
         print(json.dumps(asdict(table), ensure_ascii=False))
         return
@@ -293,6 +297,7 @@ def demo(out: Annotated[Path, typer.Option(help="Where the clips and the runs go
 
 app.command()(export)
 app.command()(bench)
+app.command()(drive)
 
 
 @contextlib.contextmanager
@@ -323,7 +328,7 @@ def _csv(rows: list[dict[str, Any]]) -> str:
     import csv
 
     longest = max(rows, key=len)
-    columns = [*(column for column in longest if column != "error"), "error"] if "streams" in longest else ["clip", "error"]
+    columns = [*(column for column in longest if column != "error"), "error"]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

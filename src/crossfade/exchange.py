@@ -45,11 +45,11 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a run as ONNX or ncnn; compared with it on real clips, and removed (exit code 1) where it answers otherwise."""
-    from crossfade.exporting import export as exported
+    from crossfade import tasks
     from crossfade.screen import Terminal, print_rows
 
     asked = {"int8": int8, "fp16": fp16, "front_end": front_end, "fixed": fixed}
-    made = exported(run, to.value, **asked, out=out, corpus=data, max_loss=max_loss, screen=Terminal(quiet=as_json))
+    made = tasks.export(run, to.value, **asked, out=out, corpus=data, max_loss=max_loss, screen=Terminal(quiet=as_json))
     if as_json:
         print(json.dumps(made.to_json(), ensure_ascii=False))
         return
@@ -59,10 +59,10 @@ def export(
 
 def bench(run: Annotated[Path, typer.Argument(help="A finished run.")], as_json: Json = False) -> None:
     """Size, work, time of one clip and clips a second of a run and of the files made of it, on this machine."""
-    from crossfade.bench import bench as timed
+    from crossfade import tasks
     from crossfade.screen import Terminal, print_rows
 
-    found = timed(run, screen=Terminal(quiet=as_json))
+    found = tasks.bench(run, screen=Terminal(quiet=as_json))
     if as_json:
         print(json.dumps(found.to_json(), ensure_ascii=False))
         return
@@ -155,13 +155,13 @@ def load(
 
 def compare_structure(sides: list[Path], report: Path | None, as_json: bool) -> None:
     """What `compare --structure` prints and writes."""
-    from crossfade import structures
+    from crossfade import structures, tasks
     from crossfade.deploy.structure.page import page
     from crossfade.deploy.structure.text import data, text
 
     if len(sides) != 2:
         raise UserError(f"compare --structure: found {len(sides)} networks; give two of a run, a .param and an .onnx")
-    found = structures.compare(*sides)
+    found = structures.compare(*sides, of_run=tasks.structure)
     if report:
         report.write_text(page(found), encoding="utf-8")
     print(json.dumps(data(found), ensure_ascii=False) if as_json else text(found), end="\n" if as_json else "")

@@ -30,9 +30,9 @@ def show_recipes(as_json: Json = False) -> None:
 @show.command("recipe")
 def show_recipe(name: str, overrides: Overrides = None, data: Data = None) -> None:
     """One recipe, resolved: every key and every default written out."""
-    from crossfade import recipe as recipes
+    from crossfade import tasks
 
-    sys.stdout.write(recipes.load(name, overrides or [], corpus=data).yaml())
+    sys.stdout.write(tasks.load(name, overrides or [], corpus=data).yaml())
 
 
 @show.command("models")
@@ -111,8 +111,12 @@ def print_metrics(metrics: dict[str, Any], folder: Path | None, as_json: bool) -
     if as_json:
         print(json.dumps({"run": str(folder), **metrics} if folder else metrics, ensure_ascii=False))
         return
-    from crossfade import screen
+    from crossfade import screen, tasks
 
-    screen.print_metrics(metrics)
+    rows = tasks.numbers(metrics)
+    if rows is None:
+        screen.print_metrics(metrics)
+    else:
+        screen.print_rows(rows)
     if folder and (folder / "report.html").is_file():
         print(f"report: {folder / 'report.html'}")

@@ -7,29 +7,40 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from crossfade import settings, use
 from crossfade.clip import UserError
 from crossfade.settings import nearest
-from crossfade.spec import DataSpec, DomainsSpec, ModelSpec, PhaseSpec, PruneSpec, Recipe, StoreSpec, TeacherSpec
+from crossfade.spec import KINDS, PhaseSpec, Recipe, one_line
 
+CLASSIFICATION = "classification"  # what a recipe that names no `task` is for
 TABLES = ("wildlife",)  # corpora whose `root` may be a CSV
 ONLY = "only"  # of an augmentation in a view: the classes it is for
 AS_THE_ENCODER = ("size", "mean", "std")  # of a stream of pictures, where it does not say otherwise
 
 
-def names() -> list[str]:
+def every() -> list[str]:
     """The recipes that come with the package."""
     return sorted(Path(str(file)).stem for file in resources.files("crossfade.recipes").iterdir() if str(file).endswith(".yaml"))
 
 
+def names(task: str = CLASSIFICATION) -> list[str]:
+    """Those of one task."""
+    return [name for name in every() if task_of(find(name)[1]) == task]
+
+
+def task_of(raw: Any) -> str:
+    """What a recipe's raw content is for."""
+    return str(raw.get("task", CLASSIFICATION)) if isinstance(raw, dict) else CLASSIFICATION
+
+
 def find(name: str) -> tuple[str, Any]:
     """A recipe's raw content by the name of a packaged recipe or the path of a YAML file."""
-    if name in names():
+    if name in every():
         return name, settings.read((resources.files("crossfade.recipes") / f"{name}.yaml").read_text(encoding="utf-8"), name)
     if not name.endswith((".yaml", ".yml")):
-        raise UserError(f"recipe: found {name!r}, {nearest(name, names())}, or the path of a .yaml file")
+        raise UserError(f"recipe: found {name!r}, {nearest(name, every())}, or the path of a .yaml file")
     return Path(name).stem, settings.read_file(Path(name))
 
 
@@ -51,6 +62,8 @@ def load(
     stem, raw = find(name)
     if not isinstance(raw, dict):
         raise UserError(f"{name}: a recipe is a mapping with data, model and phases")
+    if task_of(raw) != CLASSIFICATION:
+        raise UserError(f"{name}: is a recipe for a {task_of(raw).replace('_', ' ')}; this verb is for recipes that classify")
     raw = {"name": stem, **raw}
     if target:
         _rename_target(raw, target)
@@ -106,7 +119,7 @@ def resolve(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as error:
-        raise UserError(_one_line(error, raw)) from None
+        raise UserError(one_line(error, raw, KINDS)) from None
     from crossfade import data, models, training
     from crossfade.data.split import split
 
@@ -307,34 +320,3 @@ def _rename_target(raw: dict[str, Any], target: str) -> None:
 def _mapping(above: Any, key: str) -> dict[str, Any]:
     found = above.get(key) if isinstance(above, dict) else None
     return found if isinstance(found, dict) else {}
-
-
-def _one_line(error: ValidationError, raw: Any) -> str:
-    first = error.errors()[0]
-    where = ".".join(_readable(first["loc"], raw))
-    if first["type"] == "extra_forbidden":
-        return f"{where}: there is no such key; {nearest(first['loc'][-1], _keys_at(first['loc'][:-1]))}"
-    if first["type"] == "missing":
-        return f"{where}: missing"
-    return f"{where}: found {first['input']!r}; {use.explain(error)}"
-
-
-def _readable(path: tuple[Any, ...], raw: Any) -> list[str]:
-    """A place in the recipe with phases by name."""
-    parts = [str(part) for part in path]
-    if path[0] == "phases" and len(path) > 1:
-        parts[1] = str(_mapping({"phase": raw["phases"][path[1]]}, "phase").get("name", path[1]))
-    return parts
-
-
-def _keys_at(path: tuple[Any, ...]) -> Iterable[str]:
-    kinds: dict[str, type[BaseModel]] = {
-        "data": DataSpec,
-        "domains": DomainsSpec,
-        "model": ModelSpec,
-        "phases": PhaseSpec,
-        "prune": PruneSpec,
-        "store": StoreSpec,
-        "teacher": TeacherSpec,
-    }
-    return next((kinds[key] for key in reversed(path) if key in kinds), Recipe).model_fields

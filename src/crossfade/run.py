@@ -50,26 +50,27 @@ def train(recipe: Recipe, folder: Path | str, *, screen: Terminal | None = None,
     folder = Path(folder)
     screen, existed = screen or Terminal(), folder.exists()
     if screen.first:
-        _claim(folder, recipe)
+        claim(folder, recipe.yaml())
     try:
         text = recipe.yaml()  # as a resumed run will read it
         return _go_on(recipes.resolve(settings.read(text, recipe.name)), folder, screen, command)
     except (UserError, OSError):
         if screen.first:
-            _give_back(folder, existed)
+            give_back(folder, existed)
         raise
 
 
-def _claim(folder: Path, recipe: Recipe) -> None:
+def claim(folder: Path, recipe: str) -> None:
+    """Begin a run's folder with its recipe. UserError where something is there."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         begun = (folder / bundles.RECIPE).is_file()
         ways = f"go on with `crossfade train --resume {folder}` or choose another --out" if begun else "choose another --out"
         raise UserError(f"{folder}: exists already; {ways}")
     folder.mkdir(parents=True, exist_ok=True)
-    bundles.write_text(folder / bundles.RECIPE, recipe.yaml())
+    bundles.write_text(folder / bundles.RECIPE, recipe)
 
 
-def _give_back(folder: Path, existed: bool) -> None:
+def give_back(folder: Path, existed: bool) -> None:
     """Take away what a run wrote that never came to a checkpoint; nothing else was in the folder when it began."""
     if any(folder.rglob("state.pt")) or any(folder.rglob(bundles.METRICS)):
         return

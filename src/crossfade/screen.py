@@ -98,17 +98,18 @@ class Terminal:
         self._title = f"{phase.name} {epoch + 1}/{phase.epochs}".ljust(TITLE_WIDTH)
         self._open(self._title, steps, done)
 
-    def step(self, loss: float, accuracy: float, steps: int = 1) -> None:
+    def step(self, loss: float, accuracy: float | None, steps: int = 1) -> None:
         if self._progress:
-            self._progress.update(self._task, advance=steps, notes=f"loss {loss:.4f}  acc {accuracy:.3f}")
+            self._progress.update(self._task, advance=steps, notes=f"loss {loss:.4f}{_right(accuracy)}")
 
     def scored(self, row: dict[str, Any]) -> None:
         """The epoch's bar gives way to a line that stays."""
         self.close()
         metric, label = self._metric
         train, val, star = row["train"], row["val"], " *" if row["best"] else ""
-        learnt = f"{clock(row['seconds']):>5}  loss {train['loss']:.4f}  acc {train['accuracy']:.3f}"
-        line = f"{self._title} {learnt}  val loss {val['nll']:.4f}  {label} {val[metric]:.3f}{star}"
+        learnt = f"{clock(row['seconds']):>5}  loss {train['loss']:.4f}{_right(train.get('accuracy'))}"
+        lost = f"  val loss {val['nll']:.4f}" if "nll" in val else ""
+        line = f"{self._title} {learnt}{lost}  {label} {val[metric]:.3f}{star}"
         self._write(line)
         if self.bars:
             self.console.print(line)
@@ -145,6 +146,10 @@ class Terminal:
     def _advance(self, count: int = 1) -> None:
         if self._progress:
             self._progress.advance(self._task, count)
+
+
+def _right(accuracy: float | None) -> str:
+    return "" if accuracy is None else f"  acc {accuracy:.3f}"
 
 
 def clock(seconds: float) -> str:

@@ -21,7 +21,7 @@ def counted_for() -> str:
 
 def recipe_rows() -> list[dict[str, Any]]:
     """One row a packaged recipe: name and what it is."""
-    return [{"recipe": name, "about": recipes.find(name)[1].get("about", "")} for name in recipes.names()]
+    return [{"recipe": name, "about": recipes.find(name)[1].get("about", "")} for name in recipes.every()]
 
 
 def model_rows() -> list[dict[str, Any]]:

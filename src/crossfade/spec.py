@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from crossfade import settings
+from crossfade import settings, use
 from crossfade.clip import UserError
 
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -26,11 +27,13 @@ def bytes_in(given: Any) -> Any:
 Use = Any  # {use: name, option: value}, or just the name; `use.check` says what is wrong with it, better than a type could
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Keys that are not there are refused."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class DomainsSpec(_Strict):
+class DomainsSpec(Strict):
     """Which domains have labels and which have none to learn from; see crossfade.data.domains."""
 
     source: list[str] = Field(min_length=1)
@@ -38,7 +41,7 @@ class DomainsSpec(_Strict):
     labelled: float = Field(0.0, ge=0, le=1)  # share of the target's training clips whose labels are used after all
 
 
-class DataSpec(_Strict):
+class DataSpec(Strict):
     """Which clips, how they are split, and what of them the model sees."""
 
     corpus: Use
@@ -53,7 +56,7 @@ class DataSpec(_Strict):
     bad_fraction: float = Field(0.05, ge=0, le=1)  # of files that may be unreadable before the run refuses to start
 
 
-class ModelSpec(_Strict):
+class ModelSpec(Strict):
     """Encoders → mixers → merger → heads."""
 
     encoders: dict[str, Use] = Field(min_length=1)
@@ -65,7 +68,7 @@ class ModelSpec(_Strict):
     heads: dict[str, Use | dict[str, Use]] = Field(min_length=1)  # target -> head, or embedding -> head
 
 
-class PruneSpec(_Strict):
+class PruneSpec(Strict):
     """Which share of the weights that learn becomes 0 and stays so: at once, or growing over the phase's first epochs."""
 
     to: float = Field(gt=0, lt=1)
@@ -77,7 +80,7 @@ def prune_keys(given: Any) -> Any:
     return given if given is None or isinstance(given, dict) else {"to": given}
 
 
-class TeacherSpec(_Strict):
+class TeacherSpec(Strict):
     """A copy of the model that follows it slowly; see crossfade.training.teacher.Teacher."""
 
     momentum: float = Field(0.999, ge=0, le=1)
@@ -102,7 +105,7 @@ def mix_keys(given: Any) -> Any:
     return given
 
 
-class PhaseSpec(_Strict):
+class PhaseSpec(Strict):
     """One stretch of training; see crossfade.training.loop.Phase."""
 
     name: str
@@ -137,7 +140,7 @@ class PhaseSpec(_Strict):
         return self
 
 
-class StoreSpec(_Strict):
+class StoreSpec(Strict):
     """What is kept between epochs and runs; `store: off` keeps nothing."""
 
     keep: bool = True
@@ -154,7 +157,7 @@ def store_keys(given: Any) -> Any:
     return given
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """The whole recipe, resolved: every default written out, every path absolute."""
 
     name: str
@@ -175,3 +178,40 @@ class Recipe(_Strict):
 
     def yaml(self) -> str:
         return settings.write(self.model_dump(mode="json"))
+
+
+Kinds = Mapping[str, type[BaseModel]]
+KINDS: Kinds = {
+    "": Recipe,
+    "data": DataSpec,
+    "domains": DomainsSpec,
+    "model": ModelSpec,
+    "phases": PhaseSpec,
+    "prune": PruneSpec,
+    "store": StoreSpec,
+    "teacher": TeacherSpec,
+}
+
+
+def one_line(error: ValidationError, raw: Any, kinds: Kinds) -> str:
+    """What is wrong with a recipe: the key, what was found, what would be right. `kinds`: a key -> the keys below it; "": the whole."""
+    first = error.errors()[0]
+    where = ".".join(_readable(first["loc"], raw))
+    if first["type"] == "extra_forbidden":
+        return f"{where}: there is no such key; {settings.nearest(first['loc'][-1], _keys_at(first['loc'][:-1], kinds))}"
+    if first["type"] == "missing":
+        return f"{where}: missing"
+    return f"{where}: found {first['input']!r}; {use.explain(error)}"
+
+
+def _readable(path: tuple[Any, ...], raw: Any) -> list[str]:
+    """A place in the recipe with phases by name."""
+    parts = [str(part) for part in path]
+    if path[0] == "phases" and len(path) > 1:
+        phase = raw["phases"][path[1]]
+        parts[1] = str(phase.get("name", path[1]) if isinstance(phase, dict) else path[1])
+    return parts
+
+
+def _keys_at(path: tuple[Any, ...], kinds: Kinds) -> Iterable[str]:
+    return next((kinds[key] for key in reversed(path) if key in kinds), kinds[""]).model_fields

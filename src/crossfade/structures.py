@@ -39,15 +39,18 @@ READERS: dict[str, Callable[[Path], Structure]] = {
 TOLERANCE = 1e-4  # of the largest value of a layer's answer
 
 
-def compare(a: Path, b: Path) -> Comparison:
-    """Two of a run, a .param and an .onnx: layers aligned along the graph, and what they differ in. UserError where one cannot be read."""
+def compare(a: Path, b: Path, of_run: Callable[..., Structure] | None = None) -> Comparison:
+    """Two of a run, a .param and an .onnx: layers aligned along the graph, and what they differ in. UserError where one cannot be read.
+
+    `of_run` is how runs are read; by default as classifiers.
+    """
     files = {path: READERS[path.suffix](path) for path in (a, b) if path.suffix in READERS}
     masks = any(name.endswith(MASK) for found in files.values() for name in found.inputs)
-    first, second = (files[path] if path in files else of_run(path, masks=masks) for path in (a, b))
+    first, second = (files[path] if path in files else (of_run or structure)(path, masks=masks) for path in (a, b))
     return compared(first, second)
 
 
-def of_run(folder: Path, *, masks: bool = False) -> Structure:
+def structure(folder: Path, *, masks: bool = False) -> Structure:
     """A run's network, as one clip with all its streams goes through it; with what masks do, where the other side has them."""
     opened = open_run(folder, alone=True)
     return from_torch.of(Answering(opened.model, opened.recipe.targets), _clip(opened, masks=masks), str(folder))

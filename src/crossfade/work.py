@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -49,6 +49,17 @@ CONTRIBUTIONS = "contributions.csv"  # of the test clips: what each stream adds 
 STREAM_PREDICTIONS = "predictions-{}.csv"
 
 
+class Trained(Protocol):
+    """What any recipe says of where it trains."""
+
+    @property
+    def track(self) -> Sequence[str]: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Work:
     """A run under way: the recipe, its corpus, where it writes, who watches and who may stop it."""
@@ -86,7 +97,7 @@ class Work:
 
     def prepare(self, split: Splits) -> tuple[Feed, dict[str, Any]]:
         """Everything before the first step: clips read, the model built with its weights, and the notes about both."""
-        recipe, accelerator = self.recipe, self._accelerator()
+        recipe, accelerator = self.recipe, accelerator_for(self.recipe, self.folder)
         self.screen.judged_by(recipe.select, METRICS[recipe.select].label)
         desk = judge.open_desk(recipe, {target: self.corpus.classes[target] for target in recipe.targets}, accelerator.device)
         intake = self._take_in(desk, split)
@@ -99,26 +110,6 @@ class Work:
         build.check_views(recipe, self.corpus.classes)
         phases = build.phases(recipe, desk.classes, readiness.class_counts(parts["train"], desk))
         return Feed(desk, model, parts, intake, accelerator, self.screen, self.stop, phases), notes
-
-    def _accelerator(self) -> Accelerator:
-        recipe = self.recipe
-        for tracker in recipe.track:
-            if importlib.util.find_spec(tracker) is None:
-                raise UserError(f"track: {tracker} is not installed: pip install crossfade[{tracker}]")
-        if not torch.distributed.is_initialized():  # else a second run in this process keeps the first one's device and precision
-            AcceleratorState._reset_state(reset_partial_state=True)
-        accelerator = Accelerator(
-            mixed_precision=recipe.precision,
-            cpu=recipe.device == "cpu",
-            log_with=list(recipe.track) or None,
-            project_dir=self.folder,
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # a batch may lack a stream
-        )
-        if recipe.device == "cuda" and accelerator.device.type != "cuda":
-            raise UserError("device: found 'cuda', but PyTorch sees no CUDA device here; say auto or cpu")
-        if recipe.precision == "fp16" and accelerator.device.type == "cpu":
-            raise UserError("precision: found 'fp16', which needs a GPU; nearest for a processor is 'bf16', or 'no'")
-        return accelerator
 
     def _track(self, accelerator: Accelerator) -> None:
         if self.recipe.track:
@@ -226,7 +217,7 @@ class Work:
             seed=recipe.seed,
             screen=self.screen,
             stop=self.stop,
-            track=lambda row, step: feed.accelerator.log(_flat(row), step=step),
+            track=lambda row, step: feed.accelerator.log(flat(row), step=step),
             begin=lambda phase: self._begin(feed, phase),
         )
 
@@ -349,6 +340,27 @@ class Work:
         return metrics
 
 
+def accelerator_for(recipe: Trained, folder: Path) -> Accelerator:
+    """Device, precision and trackers, as a recipe asks. UserError where they are not here."""
+    for tracker in recipe.track:
+        if importlib.util.find_spec(tracker) is None:
+            raise UserError(f"track: {tracker} is not installed: pip install crossfade[{tracker}]")
+    if not torch.distributed.is_initialized():  # else a second run in this process keeps the first one's device and precision
+        AcceleratorState._reset_state(reset_partial_state=True)
+    accelerator = Accelerator(
+        mixed_precision=recipe.precision,
+        cpu=recipe.device == "cpu",
+        log_with=list(recipe.track) or None,
+        project_dir=folder,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],  # a batch may lack a stream
+    )
+    if recipe.device == "cuda" and accelerator.device.type != "cuda":
+        raise UserError("device: found 'cuda', but PyTorch sees no CUDA device here; say auto or cpu")
+    if recipe.precision == "fp16" and accelerator.device.type == "cpu":
+        raise UserError("precision: found 'fp16', which needs a GPU; nearest for a processor is 'bf16', or 'no'")
+    return accelerator
+
+
 def _unseen(split: Splits) -> bool | None:
     """Whether no group of the test was trained on; None where nobody said what belongs together, so that each clip stands for itself."""
     if all(clip.group == clip.id for clip in (*split.train, *split.test)):
@@ -356,6 +368,6 @@ def _unseen(split: Splits) -> bool | None:
     return not {clip.group for clip in split.train} & {clip.group for clip in split.test}
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, float]:
+def flat(row: Mapping[str, Any]) -> dict[str, float]:
     """{"train": {"loss": 1}} -> {"train/loss": 1}, which is how trackers name things."""
     return {f"{split}/{name}": value for split in ("train", "val") for name, value in row[split].items()}

@@ -81,8 +81,8 @@ def read(path: Path) -> ExportedFile:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     about = sidecar.read(path)
-    if not about.recipe or not about.classes:
-        raise UserError(f"{sidecar.beside(path)}: lacks the recipe or the classes; `crossfade export` writes both")
+    if not about.recipe:
+        raise UserError(f"{sidecar.beside(path)}: lacks the recipe; `crossfade export` writes it")
     return ExportedFile(path, about)
 
 

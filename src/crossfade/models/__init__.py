@@ -3,6 +3,7 @@
 from crossfade.models.audio import audio_resnet18, light_cnn
 from crossfade.models.bottleneck import bottleneck
 from crossfade.models.depthwise_stack import depthwise_stack
+from crossfade.models.face_unet import face_unet
 from crossfade.models.fusion import concat, cross_attention, each, gated, mean
 from crossfade.models.heads import identity, linear, mlp
 from crossfade.models.image import efficientnet_b0, mobilenet_v2, resnet18, resnet34, resnet50
@@ -36,6 +37,7 @@ ENCODERS = {
     "timm": timm,
     "ncnn": ncnn,
 }
+FACES = {"face_unet": face_unet}
 IMAGENET = (  # those that know `weights: imagenet`
     "mobilenet_v2",
     "mobilenet_v4",

@@ -70,14 +70,15 @@ class Join(nn.Module):
 
 
 class FaceUnet(nn.Module):
-    """{"audio": (B, 1, 20, 256), "face": (B, 6, size, size)} -> {"output": (B, 3, size, size)}, pictures in -1 … 1.
+    """{"audio": (B, 1, 20, features), "face": (B, 6, size, size)} -> {"output": (B, 3, size, size)}, pictures in -1 … 1.
 
-    The face is two pictures in RGB, one as it is and then one whose mouth is covered.
+    The face is two pictures in RGB, one as it is and then one whose mouth is covered. Features other than 256 are projected to 256 first.
     """
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, features: int = FEATURES):
         super().__init__()
-        self.size = size
+        self.size, self.features = size, features
+        self.project = nn.Identity() if features == FEATURES else nn.Linear(features, FEATURES)
         self.audio = _sound(*PADDINGS[size])
         self.stem = _stem()
         self.down = nn.ModuleList(_level(before, channels) for before, channels in zip(_ends(), DOWN, strict=False))
@@ -89,11 +90,12 @@ class FaceUnet(nn.Module):
         self.up = nn.ModuleList(Join(_doubled(before, up), Block(beside + up, after)) for before, (up, after), beside in levels)
         self.last = _doubled(leaving[-1], LAST)
         self.picture = nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(LAST, 3, 3), nn.Tanh())
+        self.apply(_begin)
 
     def forward(self, named: Named) -> Named:
         audio, face = named["audio"], named["face"]
         self._expect(audio, face)
-        sound, maps = self.audio(audio), [self.stem(face)]
+        sound, maps = self.audio(self.project(audio)), [self.stem(face)]
         for level in self.down:
             maps.append(level(maps[-1]))
         x = self.meet(sound, self.bottleneck(maps.pop()))
@@ -102,17 +104,28 @@ class FaceUnet(nn.Module):
         return {"output": self.picture(self.last(x))}
 
     def _expect(self, audio: Tensor, face: Tensor) -> None:
-        wanted = {"audio": (audio, (1, ROWS, FEATURES)), "face": (face, (6, self.size, self.size))}
+        wanted = {"audio": (audio, (1, ROWS, self.features)), "face": (face, (6, self.size, self.size))}
         for name, (tensor, shape) in wanted.items():
             if tuple(tensor.shape[1:]) != shape:
                 raise UserError(f"face_unet: {name} is {tuple(tensor.shape)}, but has to be (B, {', '.join(map(str, shape))})")
 
 
-def face_unet(*, size: int = 160) -> FaceUnet:
-    """The network of the phone models, 7,506,139 parameters at every size; weights of one size fit all others."""
+def face_unet(*, size: int = 160, features: int = FEATURES) -> FaceUnet:
+    """The network of the phone models, 7,506,139 parameters at every size; weights of one size fit all others.
+
+    `features`: how wide a row of the sound is. With other than 256 a linear layer comes first, and it is no longer the phones' graph.
+    """
     if size not in PADDINGS:
         raise UserError(f"face_unet: size is {size}, but has to be one of {', '.join(map(str, PADDINGS))}, for which the sound has a map")
-    return FaceUnet(size)
+    return FaceUnet(size, features)
+
+
+def _begin(module: nn.Module) -> None:
+    """He's initialisation (arXiv 1502.01852): most convolutions have a ReLU behind them and no norm that would mend another scale."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def _ends() -> list[int]:

@@ -5,6 +5,7 @@ from crossfade.training.binary import binary_cross_entropy
 from crossfade.training.criteria import Criterion, agreement, entropy, snd
 from crossfade.training.criteria import information as mutual_information
 from crossfade.training.long_tail import focal, logit_adjusted
+from crossfade.training.picture_terms import dssim, l1, perceptual, temporal
 from crossfade.training.rates import adam, adamw, sgd
 from crossfade.training.schedules import constant, cosine
 from crossfade.training.terms import cross_entropy
@@ -18,6 +19,7 @@ TERMS = {
     "distill": distill,
     "information": information,
 }
+PICTURE_TERMS = {"l1": l1, "dssim": dssim, "temporal": temporal, "perceptual": perceptual}
 OPTIMIZERS = {"adam": adam, "adamw": adamw, "sgd": sgd}
 SCHEDULES = {"constant": constant, "cosine": cosine}
 CRITERIA = {

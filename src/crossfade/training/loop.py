@@ -76,7 +76,7 @@ class Screen(Protocol):
 
     def phase(self, phase: Phase, model: nn.Module) -> None: ...
     def epoch(self, phase: Phase, epoch: int, steps: int, done: int) -> None: ...
-    def step(self, loss: float, accuracy: float, steps: int) -> None: ...
+    def step(self, loss: float, accuracy: float | None, steps: int) -> None: ...
     def scored(self, row: dict[str, Any]) -> None: ...
     def warn(self, text: str) -> None: ...
     def kept(self, phase: Phase, best: dict[str, Any]) -> None: ...
@@ -112,7 +112,7 @@ class Run:
     batches: Callable[[Phase, int, int], Batches]  # (phase, epoch, first batch) -> what is left of the epoch's batches
     score: Callable[[nn.Module], dict[str, float]]
     select: Callable[[dict[str, float]], float]  # higher is better
-    hits: Callable[[Named, Named], tuple[Tensor, Tensor]]  # (correct, known) for the running accuracy
+    hits: Callable[[Named, Named], tuple[Tensor, Tensor]] | None  # (correct, known), where answers are right or wrong
     folder: Path
     seed: int
     screen: Screen
@@ -264,13 +264,13 @@ def _look(run: Run, phase: Phase, progress: Progress, tally: Tally) -> None:
     steps, sums = tally.look(), progress.sums
     if not math.isfinite(sums["loss"]):
         raise UserError(f"phases.{phase.name}: the loss is {sums['loss']} in epoch {progress.epoch + 1}; lower its rates or set clip_norm")
-    run.screen.step(sums["loss"] / sums["clips"], sums["correct"] / max(sums["known"], 1.0), steps)
+    run.screen.step(sums["loss"] / sums["clips"], sums["correct"] / max(sums["known"], 1.0) if run.hits else None, steps)
 
 
 def _finish_epoch(run: Run, phase: Phase, progress: Progress, seconds: float) -> None:
     sums, clips = progress.sums, max(progress.sums.get("clips", 0.0), 1.0)
     train = {name: value / clips for name, value in sums.items() if name == "loss" or name.startswith("terms.")}
-    train["accuracy"] = sums.get("correct", 0.0) / max(sums.get("known", 0.0), 1.0)
+    train |= {"accuracy": sums.get("correct", 0.0) / max(sums.get("known", 0.0), 1.0)} if run.hits else {}
     share_buffers(run.accelerator, run.model)
     _teacher_after_epoch(run, progress)
     val, score = _score(run, phase, progress.epoch + 1)

@@ -104,7 +104,8 @@ def _through(
         scaler, part = run.accelerator.scaler, loss / min(phase.accumulate, total - first)
         (scaler.scale(part) if scaler else part).backward()
     losses = {"loss": loss.detach(), **{f"terms.{name}": mean.detach() for name, mean in means.items()}}
-    return len(batch["index"]), losses, *run.hits(out, batch)
+    nothing = loss.new_zeros(0, dtype=torch.bool)
+    return len(batch["index"]), losses, *(run.hits(out, batch) if run.hits else (nothing, nothing))
 
 
 def along(phase: Phase, epoch: int, step: int, total: int) -> float:

@@ -1,0 +1,1 @@
+"""A talking face: prepared from video, trained, judged, driven by speech, exported."""

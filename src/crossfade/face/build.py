@@ -1,0 +1,85 @@
+"""A checked recipe of a talking face to its network, with what it starts from, and its phases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from crossfade import models, training, use
+from crossfade.clip import UserError, seed_of
+from crossfade.face.recipe import SELECT, FacePhase, FaceRecipe
+from crossfade.models.face_unet import FEATURES, FaceUnet
+from crossfade.models.picture_trunk import picture_trunk
+from crossfade.models.surgery import load_weights
+from crossfade.training.loop import Phase
+from crossfade.training.terms import Objective
+
+EXAMPLE = 20  # rows of sound
+
+
+def network(recipe: FaceRecipe) -> FaceUnet:
+    """With random weights, the same for the same seed."""
+    torch.manual_seed(seed_of(recipe.seed, "model"))
+    spec = {"use": recipe.model.use, "size": recipe.model.size or 160, "features": recipe.model.features or FEATURES}
+    return use.make(models.FACES, spec)
+
+
+def warm_start(model: FaceUnet, source: Path) -> str:
+    """Weights from a bundle, a file of them, or a .param of the same network; what was loaded. UserError where they do not fit."""
+    if source.suffix == ".param":
+        return _from_param(model, source)
+    allow = ["project.*"] if model.features != FEATURES else []
+    return load_weights(model, source, allow=allow).line()
+
+
+def _from_param(model: FaceUnet, source: Path) -> str:
+    from crossfade.deploy.structure import from_ncnn, from_torch
+    from crossfade.deploy.structure.align import align
+    from crossfade.deploy.structure.weights import transfer
+
+    theirs = from_ncnn.read(source, weights=True)
+    moved = transfer(align(theirs, from_torch.of(model, example(model))), theirs.tensors or {}, model)
+    if not moved.complete:
+        way = "`crossfade compare --structure` says what differs"
+        raise UserError(f"model.init: {source}: is not this network at {model.size} pixels; {way}")
+    return f"{source.name}: all weights, by structure"
+
+
+def example(model: FaceUnet) -> dict[str, torch.Tensor]:
+    """Silence and a grey face."""
+    return {"audio": torch.zeros(1, 1, EXAMPLE, model.features), "face": torch.zeros(1, 6, model.size, model.size)}
+
+
+def phases(recipe: FaceRecipe) -> list[Phase]:
+    return [_phase(spec) for spec in recipe.phases]
+
+
+CARRIED = ("name", "epochs", "rates", "patience", "clip_norm", "accumulate", "steps")
+
+
+def _phase(spec: FacePhase) -> Phase:
+    terms = {name: use.make(training.PICTURE_TERMS, term, *_network(term)) for name, term in spec.terms.items()}
+    return Phase(
+        **{name: getattr(spec, name) for name in CARRIED},
+        objective=Objective(terms),
+        optimizer=lambda groups: use.make(training.OPTIMIZERS, spec.optimizer, groups),
+        schedule=use.make(training.SCHEDULES, spec.schedule),
+    )
+
+
+def _network(term: Mapping[str, object]) -> list[object]:
+    """What a term that looks through a network is given besides."""
+    return [picture_trunk] if "network" in term else []
+
+
+@dataclass(frozen=True)
+class Selector:
+    """What training maximises, from the scores of val, by its name."""
+
+    name: str
+
+    def __call__(self, scores: Mapping[str, float]) -> float:
+        return scores[self.name] if SELECT[self.name] else -scores[self.name]
