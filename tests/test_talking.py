@@ -100,3 +100,10 @@ def test_what_cannot_be_driven_is_one_line(run: Path, faces: Path, videos: list[
 def test_training_needs_prepared_faces(tmp_path: Path):
     said = crossfade("train", "face", "--out", tmp_path / "run", expect=2)
     assert "crossfade face prepare" in said.err and not (tmp_path / "run").exists()
+
+
+def test_the_run_has_a_card_that_asks_for_consent(run: Path):
+    card = (run / "README.md").read_text(encoding="utf-8")
+    assert "Only with the consent of the person" in card and "7,506,139 parameters" in card
+    found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
+    assert f"| test | {found['mouth_psnr']:.4g} (" in card and "| test, a still mouth |" in card

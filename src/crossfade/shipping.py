@@ -224,12 +224,11 @@ class Shipment:
 
 
 def record(folder: Path, path: Path, known: dict[str, Any] | None) -> None:
-    """What exports.json, and with it a classifier's card, says of this file from now on; None: nothing."""
+    """What exports.json, and with it the run's card, says of this file from now on; None: nothing."""
     listing = folder / card.EXPORTS
     before = bundles.read_json(listing) if listing.is_file() else {}
     name = str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path.absolute())
     entries = {key: value for key, value in before.items() if key != name} | ({name: known} if known else {})
     if entries or listing.is_file():
         bundles.write_json(listing, entries)
-        if bundles.read_json(folder / bundles.LABELS):
-            card.write(folder)
+        card.write(folder)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from crossfade import settings
 from crossfade.deploy import bundle as bundles
+from crossfade.deploy import face_card
 
 CARD, EXPORTS = "README.md", "exports.json"
 FILL_IN = "not stated; fill in"
@@ -62,13 +63,28 @@ class _Run:
 
 def _lines(run: _Run, licences: Mapping[str, str]) -> Iterator[str]:
     yield f"# {plain(run.recipe.get('name', run.folder.name))}"
+    yield from PARTS.get(str(run.recipe.get("task")), _of_classifier)(run)
+    yield from _section("Licence", [f"- {name}: {text}" for name, text in licences.items()])
+    yield from _section("Formats", _formats(run))
+    yield from _section("Made with", _made_with(run))
+
+
+def _of_classifier(run: _Run) -> Iterator[str]:
     yield from _section("What it is for", _purpose(run))
     yield from _section("Data", _data(run))
     yield from _section("How good it is", _quality(run))
     yield from _section("Limits", [f"- {line}" for line in _limits(run)])
-    yield from _section("Licence", [f"- {name}: {text}" for name, text in licences.items()])
-    yield from _section("Formats", _formats(run))
-    yield from _section("Made with", _made_with(run))
+
+
+def _of_face(run: _Run) -> Iterator[str]:
+    yield from _section("What it is for", face_card.purpose(run.recipe, run.notes))
+    yield from _section("Data", table(("side", "clips", "pictures"), face_card.data(run.notes)))
+    heads = ("judged", *face_card.SHOWN.values(), "pictures", "groups")
+    yield from _section("How good it is", table(heads, face_card.quality(run.metrics)))
+    yield from _section("Limits", [f"- {plain(line)}" for line in face_card.limits(run.notes)])
+
+
+PARTS: dict[str, Callable[[_Run], Iterator[str]]] = {"talking_face": _of_face}  # task -> its sections; of all others a classifier's
 
 
 def _section(title: str, lines: Iterable[str]) -> Iterator[str]:

@@ -43,7 +43,7 @@ def evaluate(
 
 def side(opened: OpenedFace, split: str, corpus: Path | None) -> list[Part]:
     """A split of a run's own clips, or all of another prepared folder."""
-    from crossfade.face.work import sides_of
+    from crossfade.face.build import sides_of
 
     prepared = opened.prepared()
     return _whole(prepared) if corpus else getattr(sides_of(opened.recipe, prepared), split)

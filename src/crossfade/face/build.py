@@ -10,7 +10,10 @@ import torch
 
 from crossfade import models, training, use
 from crossfade.clip import UserError, seed_of
-from crossfade.face.recipe import SELECT, FacePhase, FaceRecipe
+from crossfade.data.face import prepared as prepares
+from crossfade.data.face.batches import Sides, divide
+from crossfade.data.face.prepared import Prepared
+from crossfade.face.recipe import SELECT, FacePhase, FaceRecipe, fit_to
 from crossfade.models.face_unet import FEATURES, FaceUnet
 from crossfade.models.picture_trunk import picture_trunk
 from crossfade.models.surgery import load_weights
@@ -18,6 +21,21 @@ from crossfade.training.loop import Phase
 from crossfade.training.terms import Objective
 
 EXAMPLE = 20  # rows of sound
+
+
+def prepared_for(recipe: FaceRecipe) -> Prepared:
+    """The clips that a recipe names; what follows from them is written into it. UserError where it names none, or none that fit."""
+    if recipe.data.corpus is None:
+        raise UserError("data.corpus: is missing; give the folder that `crossfade face prepare VIDEO FOLDER` made: --data FOLDER")
+    prepared = prepares.read(recipe.data.corpus)
+    fit_to(recipe, prepared)
+    return prepared
+
+
+def sides_of(recipe: FaceRecipe, prepared: Prepared) -> Sides:
+    """The split that a recipe describes."""
+    split = recipe.data.split
+    return divide(prepared, val=split.val, test=split.test, seed=split.seed if split.seed is not None else recipe.seed)
 
 
 def network(recipe: FaceRecipe) -> FaceUnet:

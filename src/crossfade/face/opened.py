@@ -69,7 +69,7 @@ class OpenedFace:
 
     def prepared(self) -> Prepared:
         """The clips that it learnt from, or was given in their place. UserError where they are gone or were prepared otherwise."""
-        from crossfade.face.work import prepared_for
+        from crossfade.face.build import prepared_for
 
         return prepared_for(self.recipe)
 

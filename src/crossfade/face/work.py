@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from crossfade.clip import UserError, seed_of
-from crossfade.data.face import prepared as prepares
-from crossfade.data.face.batches import Epoch, Faces, Part, Sides, divide
+from crossfade.clip import seed_of
+from crossfade.data.face.batches import Epoch, Faces, Part, Sides
 from crossfade.deploy import bundle as bundles
+from crossfade.deploy import card
 from crossfade.evaluation.face import MEASURES
 from crossfade.evaluation.face.scores import concatenate
 from crossfade.face import build, page
 from crossfade.face.judge import asked, curve, judge, spread, validate
 from crossfade.face.published import extras
-from crossfade.face.recipe import FaceRecipe, fit_to
+from crossfade.face.recipe import FaceRecipe
 from crossfade.models.cost import multiply_adds
 from crossfade.models.model import count
 from crossfade.training.checkpoint import Checkpoints, save_weights
@@ -53,8 +53,8 @@ class FaceWork:
     def train(self) -> dict[str, Any]:
         """Returns the content of metrics.json, in the first process alone."""
         recipe = self.recipe
-        prepared = prepared_for(recipe)
-        sides = sides_of(recipe, prepared)
+        prepared = build.prepared_for(recipe)
+        sides = build.sides_of(recipe, prepared)
         accelerator = accelerator_for(recipe, self.folder)
         self.screen.judged_by(recipe.select, MEASURES[recipe.select].label)
         model, phases = build.network(recipe), build.phases(recipe)
@@ -153,24 +153,10 @@ class FaceWork:
         metrics = {"task": recipe.task, **{split: found.metrics(recipe.seed) for split, found in judged.items()}}
         metrics |= {"by_shift": asdict(curve(ask, faces, sides.test)), "frames_trained": sides.counts()["train"]["frames"]}
         page.write(folder, recipe, notes, history, page.samples(ask, faces, sides.test), metrics=metrics)
+        card.write(folder, metrics)
         bundles.write_json(folder / bundles.METRICS, metrics)
         Checkpoints(folder / "checkpoint").clear()
         return metrics
-
-
-def prepared_for(recipe: FaceRecipe) -> Prepared:
-    """The clips that a recipe names; what follows from them is written into it. UserError where it names none, or none that fit."""
-    if recipe.data.corpus is None:
-        raise UserError("data.corpus: is missing; give the folder that `crossfade face prepare VIDEO FOLDER` made: --data FOLDER")
-    prepared = prepares.read(recipe.data.corpus)
-    fit_to(recipe, prepared)
-    return prepared
-
-
-def sides_of(recipe: FaceRecipe, prepared: Prepared) -> Sides:
-    """The split that a recipe describes."""
-    split = recipe.data.split
-    return divide(prepared, val=split.val, test=split.test, seed=split.seed if split.seed is not None else recipe.seed)
 
 
 def warnings_of(recipe: FaceRecipe, sides: Sides) -> list[str]:
