@@ -60,7 +60,7 @@ def test_of_one_clip_the_end_is_held_out_behind_a_gap():
 
 
 def test_too_little_video_is_refused():
-    with pytest.raises(UserError, match=r"data\.split: leaves nothing to val"):
+    with pytest.raises(UserError, match=r"data\.split: leaves no two pictures that follow each other to val"):
         divide(prepared([talk("short", 60)]), val=0.1, test=0.15, seed=0)
 
 
@@ -103,13 +103,14 @@ def test_processes_share_an_epoch():
     assert not shown[0] & shown[1] and len(shown[0]) == len(shown[1]) == 5
 
 
-def test_without_sound_every_window_is_silent_and_a_shift_is_later_sound():
+def test_without_sound_every_window_is_silent_and_a_shift_makes_sound_late():
     one = talk("a", 40)
-    assert not Faces(CROP, sound=False).batch([one], [3], [20])["audio"].any()
-    assert Faces(CROP).batch([one], [3], [20], shift=5)["audio"][0, 0, 0, 0] == 8
-    assert Faces(CROP).batch([one], [38], [20], shift=5)["audio"][0, 0, 0, 0] == 39  # where the clip's sound ends
+    silence = np.full((20, 256), -0.8, np.float32)
+    assert (Faces(CROP, silence).batch([one], [3], [20])["audio"].numpy() == silence).all()
+    assert Faces(CROP).batch([one], [13], [20], shift=5)["audio"][0, 0, 0, 0] == 8  # what was said five pictures before comes now
+    assert Faces(CROP).batch([one], [38], [20], shift=-5)["audio"][0, 0, 0, 0] == 39  # where the clip's sound ends
 
 
 def test_the_first_kept_picture_shows_the_face():
     one = talk("a", 40, dropped=(0, 1))
-    assert identity_of(one, 10) == 2 and identity_of(one, 2) == 39
+    assert identity_of(one, 10) == 2 and identity_of(one, 2) == 39 == identity_of(one, 6)

@@ -78,7 +78,7 @@ def test_the_page_says_what_the_intervals_allow():
     assert f"“with sound” beats “without sound” in PSNR, mouth: with sound − without sound is +{found.difference:.2f} dB" in text
     assert "over 12 sentences" in text
     assert "The mouth follows the sound: shifted by five frames" in text
-    assert "The error is least where the sound is in step" in text
+    assert "The error is least where picture and sound are as they were in training" in text
     assert "LPIPS was not computed" in text and "SyncNet's distance and confidence were not computed" in text
 
 
@@ -117,7 +117,7 @@ def test_sensitivity_is_claimed_only_above_zero(ends, start):
 
 def test_sound_out_of_step_is_said():
     curve = by_shift({shift: np.array([abs(shift + 2.0)]) for shift in range(-5, 6)})
-    assert "shifted by −2 frames (−80 ms)" in words.in_step(curve)
+    assert "the sound comes −2 frames late (−80 ms)" in words.in_step(curve)
 
 
 def test_every_measure_has_a_meaning():

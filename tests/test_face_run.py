@@ -247,7 +247,7 @@ def test_files_draw_as_the_run_does(run: Path, exported: dict[str, dict]):
         assert each["clips"] == CLIPS * 2, "every picture of val"
     about = sidecar.read(run / "export" / "model.param")
     assert about.classes == {} and about.streams["audio"] == {"use": "logmel256"} and about.streams["face"]["mask"] == [3, 3, 90, 87]
-    assert not (run / "README.md").exists()
+    assert "export/model.onnx" in (run / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_ncnn_file_is_the_phones(run: Path, exported: dict[str, dict]):
@@ -322,3 +322,34 @@ def test_bench_times_the_run_and_its_files(run: Path, exported: dict[str, dict],
     assert {row.parameters for row in found.rows} == {7_506_139} and found.pace == 25
     row = found.table()[0]
     assert float(row["pictures/s"]) == pytest.approx(1 / found.rows[0].p50, abs=0.06) and "one picture" in found.sentence()
+
+
+def test_a_run_keeps_its_sides_whatever_is_prepared_later(tmp_path: Path):
+    few = talking(tmp_path / "few", clips=12, frames=30)
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    recipe = tasks.load(str(tmp_path / "tiny.yaml"), ["phases.0.steps=1", "phases.0.epochs=0"], corpus=few)
+    verbs.train(recipe, tmp_path / "run", screen=QUIET)
+    before = prepares.read(few)
+    sides = build.sides_of_run(tmp_path / "run", recipe, before)
+    talking(tmp_path / "more", clips=15, frames=30)
+    more = prepares.read(tmp_path / "more")
+    named = [[part.talk.clip for part in getattr(sides, name)] for name in ("train", "val", "test")]
+    anew = build.sides_of(recipe, more)
+    assert [[part.talk.clip for part in getattr(anew, name)] for name in ("train", "val", "test")] != named
+    kept = build.sides_of_run(tmp_path / "run", recipe, more)
+    assert [[part.talk.clip for part in getattr(kept, name)] for name in ("train", "val", "test")] == named
+    with pytest.raises(UserError, match="is not among the prepared clips any more"):
+        build.sides_of_run(tmp_path / "run", recipe, prepares.read(talking(tmp_path / "other", clips=12, frames=31)))
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("phases.0.terms={picture: null, movement: null}", "phases.learn.terms: there is none"),
+        ("data.batch=3", "data.batch: found 3"),
+    ],
+)
+def test_what_would_fail_late_is_refused_early(override: str, said: str, tmp_path: Path):
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    with pytest.raises(UserError, match=said.replace(".", r"\.")):
+        tasks.load(str(tmp_path / "tiny.yaml"), [override])

@@ -107,3 +107,17 @@ def test_the_run_has_a_card_that_asks_for_consent(run: Path):
     assert "Only with the consent of the person" in card and "7,506,139 parameters" in card
     found = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["test"]
     assert f"| test | {found['mouth_psnr']:.4g} (" in card and "| test, a still mouth |" in card
+
+
+def test_a_film_replaces_nothing_that_was_given(run: Path, faces: Path, videos: list[Path], tmp_path: Path):
+    own = tmp_path / "own.mp4"
+    own.write_bytes(videos[1].read_bytes())
+    said = crossfade("drive", run, "--audio", own, "--face", faces, "--out", own, expect=2)
+    assert "would be replaced by the film" in said.err and own.read_bytes() == videos[1].read_bytes()
+
+
+def test_a_folder_lists_what_was_prepared_in_it_before(videos: list[Path], tmp_path: Path):
+    for video in videos:
+        crossfade("face", "prepare", video, tmp_path / "faces", "--detector", DETECTOR, "--size", "96")
+    with (tmp_path / "faces/clips.csv").open(encoding="utf-8") as file:
+        assert [row["clip"] for row in csv.DictReader(file)] == [video.stem for video in videos]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,10 +12,12 @@ import numpy as np
 
 from crossfade.clip import UserError
 from crossfade.data.face import prepared as prepares
-from crossfade.data.face.batches import MANY, Faces, Part
+from crossfade.data.face.batches import MANY, Part
 from crossfade.data.face.crop import as_picture
-from crossfade.face.judge import curve, judge, scored, show
+from crossfade.face import build
+from crossfade.face.judge import PIECE, curve, judge, scored, show
 from crossfade.face.opened import OpenedFace, open_face
+from crossfade.face.published import extras
 from crossfade.face.recipe import fit_to
 from crossfade.screen import Terminal
 
@@ -34,19 +37,17 @@ def evaluate(
     """
     opened = open_face(folder, corpus, overrides)
     parts = side(opened, split, corpus)
-    faces, ask = Faces(opened.crop, opened.recipe.data.sound), opened.ask()
+    ways, ask = build.ways(opened.recipe, opened.crop), opened.ask()
     with (screen or Terminal()).counting(f"judging {split}", len(parts)) as step:
-        found = judge(ask, faces, parts, split, step)
+        found = judge(ask, ways, parts, split, step, extras(opened.recipe))
     metrics = {"task": opened.recipe.task, split: found.metrics(opened.recipe.seed)}
-    return metrics | {"by_shift": asdict(curve(ask, faces, parts))}, found.table
+    return metrics | {"by_shift": asdict(curve(ask, ways.faces, parts))}, found.table
 
 
 def side(opened: OpenedFace, split: str, corpus: Path | None) -> list[Part]:
     """A split of a run's own clips, or all of another prepared folder."""
-    from crossfade.face.build import sides_of
-
     prepared = opened.prepared()
-    return _whole(prepared) if corpus else getattr(sides_of(opened.recipe, prepared), split)
+    return _whole(prepared) if corpus else getattr(build.sides_of_run(opened.bundle.folder, opened.recipe, prepared), split)
 
 
 def _whole(prepared: Prepared) -> list[Part]:
@@ -66,17 +67,22 @@ def predict(
     """
     opened = open_face(folder)
     parts = [part for path in inputs for part in _asked(opened, Path(path))]
-    ask, faces = opened.ask(), Faces(opened.crop, opened.recipe.data.sound)
+    names = Counter(part.talk.clip for part in parts)
+    if twice := [name for name, number in names.items() if number > 1]:
+        raise UserError(
+            f"predict: {names[twice[0]]} clips are called {twice[0]}, whose pictures would replace one another; give one folder at a time"
+        )
+    ask, faces = opened.ask(), build.ways(opened.recipe, opened.crop).faces
     place = beside or opened.bundle.folder / FOLDER
-    with (screen or Terminal()).counting("drawing", len(parts)) as step:
-        for part in parts:
+    with (screen or Terminal()).counting("drawing", sum(len(part.frames) for part in parts)) as step:
+        for part in (piece for whole in parts for piece in whole.pieces_of(PIECE)):
             shown = show(ask, faces, part)
             values = scored(shown, "").values
             for row, (frame, picture) in enumerate(zip(part.frames, as_picture(shown.output), strict=True)):
                 path = _drawn(picture, place / part.talk.clip / f"{frame:05d}.png")
                 numbers = {name: round(float(column[row]), 6) for name, column in values.items() if not np.isnan(column[row])}
                 yield {"clip": part.talk.clip, "frame": int(frame), "picture": str(path), **numbers}
-            step()
+            step(len(part.frames))
 
 
 def _asked(opened: OpenedFace, path: Path) -> list[Part]:

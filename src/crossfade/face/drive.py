@@ -134,6 +134,9 @@ def drive(
     audio, face, out = Path(audio), Path(face), Path(out)
     about = _about(audio, out, speaker.made_from, label)
     check_out(out)
+    for given in (audio, face):
+        if out.exists() and given.exists() and out.samefile(given):
+            raise UserError(f"{out}: is what was given, and would be replaced by the film; choose another --out")
     heard, target = listen(audio), open_target(face, detector, screen)
     _remark(audio, heard, target, screen)
     begin = time.perf_counter()

@@ -57,7 +57,7 @@ def export(
     refuse(folder, asked)
     opened = open_face(folder, corpus)
     model = network(opened)
-    faces = Faces(opened.crop, opened.recipe.data.sound)
+    faces = build.ways(opened.recipe, opened.crop).faces
     place = out or folder / FOLDER
     shipment = Shipment(folder, place, asked, HALF if fp16 else EXACT)
     chosen = _chosen(side(opened, "val", corpus))

@@ -22,8 +22,23 @@ if TYPE_CHECKING:
     from crossfade.face.published import Extra
 
 BATCH = 16
-LATE = 5  # pictures by which the sound is shifted for the audio sensitivity
-SHIFTS = (-8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8)  # pictures: of the curve that shows whether lips and sound are in step
+PIECE = 250  # pictures of a clip held at a time
+LATE = 5  # pictures by which the sound comes late for the audio sensitivity
+SHIFTS = (
+    -8,
+    -6,
+    -4,
+    -3,
+    -2,
+    -1,
+    0,
+    1,
+    2,
+    3,
+    4,
+    6,
+    8,
+)  # pictures that the sound comes late: of the curve that shows where lips and sound fit
 CURVE_CLIPS, EVERY = 8, 3  # that the curve is of: clips, and one picture of so many
 COMPARED = ("mouth_psnr", "mouth_ssim", "mouth_mae", "mouth_temporal", "psnr", "ssim")
 
@@ -78,7 +93,9 @@ def batches(faces: Faces, part: Part, shift: int = 0) -> Iterator[Named]:
 
 def neighbour(faces: Faces, part: Part) -> Shown:
     """The baseline that copies: each mouth is that of the picture before, of which the network never sees the mouth."""
-    return _copied(faces, part, [max(int(frame) - 1, 0) if frame else 1 for frame in part.frames])
+    kept, talk = part.talk.kept, part.talk
+    sources = [frame - 1 if frame and kept[frame - 1] else identity_of(talk, frame) for frame in map(int, part.frames)]
+    return _copied(faces, part, sources)
 
 
 def still(faces: Faces, part: Part) -> Shown:
@@ -128,36 +145,60 @@ class Judged:
 NEIGHBOUR, STILL, MUTE = "the picture before", "a still mouth", "the same network, given silence"
 
 
+@dataclass(frozen=True)
+class Ways:
+    """How pictures are given: as the network learnt, and in silence, where it learnt with sound."""
+
+    faces: Faces
+    mute: Callable[[], Faces] | None  # made when it is asked for: it may take the encoder that made the features
+
+
 def judge(
-    ask: Ask, faces: Faces, parts: Sequence[Part], split: str, step: Callable[..., None] = lambda: None, extras: Sequence[Extra] = ()
+    ask: Ask, ways: Ways, parts: Sequence[Part], split: str, step: Callable[..., None] = lambda: None, extras: Sequence[Extra] = ()
 ) -> Judged:
-    """Every picture of these clips: as it is, with its sound shifted, in silence, and the baselines that copy. `extras`: more numbers."""
-    mute = replace(faces, sound=False)
-    tables: dict[str, list[FrameScores]] = {"": [], NEIGHBOUR: [], STILL: []} | ({MUTE: []} if faces.sound else {})
+    """Every picture of these clips: as it is, with its sound late, in silence, and the baselines that copy. `extras`: more numbers."""
+    faces, mute = ways.faces, ways.mute() if ways.mute else None
+    tables: dict[str, list[FrameScores]] = {"": [], NEIGHBOUR: [], STILL: []} | ({MUTE: []} if mute else {})
     for part in parts:
-        right, late = show(ask, faces, part), show(ask, faces, part, shift=LATE)
-        more = {name: values for extra in extras for name, values in extra(right).items()}
-        tables[""].append(scored(right, split, sensitivity=sensitivity(right.output, late.output, right.true), **more))
-        tables[NEIGHBOUR].append(scored(neighbour(faces, part), split))
-        tables[STILL].append(scored(still(faces, part), split))
-        if faces.sound:
-            tables[MUTE].append(scored(show(ask, mute, part), split))
+        for piece in part.pieces_of(PIECE):
+            right = show(ask, faces, piece)
+            more = {name: values for extra in extras for name, values in extra(right).items()}
+            tables[""].append(scored(right, split, sensitivity=_sensitivity(ask, faces, right), **more))
+            tables[NEIGHBOUR].append(scored(neighbour(faces, piece), split))
+            tables[STILL].append(scored(still(faces, piece), split))
+            if mute:
+                tables[MUTE].append(scored(show(ask, mute, piece), split))
         step()
     table, *_ = whole = [concatenate(found) for found in tables.values()]
     return Judged(table, dict(zip(list(tables)[1:], whole[1:], strict=True)))
 
 
+def _sensitivity(ask: Ask, faces: Faces, right: Shown) -> np.ndarray:
+    """By how much the mouth is worse where the sound comes late; NaN of the first pictures, before which there is none."""
+    late = show(ask, faces, right.part, shift=LATE)
+    return np.where(right.frames < LATE, np.nan, sensitivity(right.output, late.output, right.true))
+
+
 def validate(ask: Ask, faces: Faces, parts: Sequence[Part], seed: int) -> dict[str, float]:
     """The numbers of val that an epoch is scored by."""
-    found = summary(concatenate([scored(show(ask, faces, part), "val") for part in parts]), seed=seed, resamples=2)
+    pieces = (piece for part in parts for piece in part.pieces_of(PIECE))
+    found = summary(concatenate([scored(show(ask, faces, piece), "val") for piece in pieces]), seed=seed, resamples=2)
     return {name: float(found[name]) for name in found if isinstance(found[name], float)}
 
 
 def curve(ask: Ask, faces: Faces, parts: Sequence[Part]) -> ShiftCurve:
-    """The mouth's error against how late the sound is, over a few clips: lowest at 0 where lips and sound are in step."""
-    few, region = spread(parts, CURVE_CLIPS), mouth(faces.crop.size)
-    found = {shift: [show(ask, faces, part, shift=shift, rows=range(0, len(part.frames), EVERY)) for part in few] for shift in SHIFTS}
-    return by_shift({shift: np.concatenate([mae(each.output, each.true, region) for each in shown]) for shift, shown in found.items()})
+    """The mouth's error against how late the sound is, over a few clips, of pictures that have all these sounds."""
+    reach, found = max(SHIFTS), {shift: [] for shift in SHIFTS}
+    for part in spread(parts, CURVE_CLIPS):
+        inside = part.frames[(part.frames >= reach) & (part.frames < len(part.talk) - reach)][::EVERY]
+        for piece in replace(part, frames=inside).pieces_of(PIECE):
+            for shift in SHIFTS:
+                found[shift].append(_mouth_error(show(ask, faces, piece, shift=shift)))
+    return by_shift({shift: np.concatenate(errors) for shift, errors in found.items() if errors})
+
+
+def _mouth_error(shown: Shown) -> np.ndarray:
+    return mae(shown.output, shown.true, mouth(shown.true.shape[-1]))
 
 
 def spread(parts: Sequence[Part], most: int) -> list[Part]:

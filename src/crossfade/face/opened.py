@@ -98,7 +98,7 @@ def _fed(raw: object, path: Path, overrides: Sequence[str], corpus: Path | None)
     if not isinstance(raw, dict) or tasks.task_of(raw) != TASK:
         raise UserError(f"{path}: is of a {tasks.task_of(raw).replace('_', ' ')}; this needs a run whose recipe says task: {TASK}")
     for override in overrides:
-        if not override.startswith(FED):
+        if not override.startswith(FED) or override.startswith("data.split"):
             raise UserError(f"{override}: a finished run can be fed differently (data.…) but not changed; train it anew for that")
     if corpus:
         settings.put(raw, ["data", "corpus"], str(corpus))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from crossfade.face.judge import Shown
     from crossfade.face.recipe import FaceRecipe
 
+SHORTEST = 6  # pictures that SyncNet can judge
 Extra = Callable[["Shown"], dict[str, np.ndarray]]  # what was made of a clip -> more numbers of each picture
 
 
@@ -55,6 +56,8 @@ def _syncnet(recipe: FaceRecipe) -> Extra:
         sound = Footage(shown.part.talk.video).sound()
         nothing = np.full(len(frames), np.nan)
         if sound is None:
+            return {"sync_distance": nothing, "sync_confidence": nothing}
+        if len(rows) < SHORTEST:
             return {"sync_distance": nothing, "sync_confidence": nothing}
         start, stop = int(frames[rows[0]]) * BLOCK, (int(frames[rows[-1]]) + 1) * BLOCK
         found = network(shown.output[rows], sound[start:stop])

@@ -35,7 +35,7 @@ class FaceData(Strict):
     corpus: Path | None = None
     split: SplitSpec = Field(default_factory=lambda: SplitSpec.model_validate({}))
     sound: bool = True  # false: silence in its place, which says what the picture alone gives
-    batch: PositiveInt = 16
+    batch: int = Field(16, ge=2, multiple_of=2)  # pictures, in twos that follow each other
     val_clips: PositiveInt = 12  # that an epoch is scored on; the last word is on all
     features: dict[str, Any] = Field(default_factory=dict)  # of the sound; as it was prepared
 
@@ -85,7 +85,7 @@ class FaceRecipe(Strict):
     name: str
     about: str = ""
     seed: int = 0
-    data: FaceData = FaceData()
+    data: FaceData = Field(default_factory=lambda: FaceData.model_validate({}))
     model: FaceModel = FaceModel()
     phases: list[FacePhase] = Field(min_length=1)
     scores: ScoresSpec = ScoresSpec()
@@ -142,6 +142,8 @@ def _absolute(scores: ScoresSpec) -> None:
 
 def _resolve_phase(phase: FacePhase, where: str) -> None:
     given = {name: spec for name, spec in phase.terms.items() if spec is not None}
+    if not given:
+        raise UserError(f"{where}.terms: there is none, so there is nothing to minimise; one of {', '.join(training.PICTURE_TERMS)}")
     phase.terms = {name: use.check(training.PICTURE_TERMS, spec, f"{where}.terms.{name}") for name, spec in given.items()}
     phase.optimizer = use.check(training.OPTIMIZERS, phase.optimizer, f"{where}.optimizer")
     phase.schedule = use.check(training.SCHEDULES, phase.schedule, f"{where}.schedule")

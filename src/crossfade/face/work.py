@@ -17,7 +17,7 @@ from crossfade.deploy import card
 from crossfade.evaluation.face import MEASURES
 from crossfade.evaluation.face.scores import concatenate
 from crossfade.face import build, page
-from crossfade.face.judge import asked, curve, judge, spread, validate
+from crossfade.face.judge import Ways, asked, curve, judge, spread, validate
 from crossfade.face.published import extras
 from crossfade.face.recipe import FaceRecipe
 from crossfade.models.cost import multiply_adds
@@ -54,7 +54,7 @@ class FaceWork:
         """Returns the content of metrics.json, in the first process alone."""
         recipe = self.recipe
         prepared = build.prepared_for(recipe)
-        sides = build.sides_of(recipe, prepared)
+        sides = build.sides_of_run(self.folder, recipe, prepared)
         accelerator = accelerator_for(recipe, self.folder)
         self.screen.judged_by(recipe.select, MEASURES[recipe.select].label)
         model, phases = build.network(recipe), build.phases(recipe)
@@ -64,11 +64,11 @@ class FaceWork:
         notes = self._notes(model, prepared, sides)
         if recipe.track:
             accelerator.init_trackers("crossfade", config={"recipe": recipe.name, "seed": recipe.seed})
-        faces = Faces(prepared.crop, recipe.data.sound)
-        history = fit(self._run(model, faces, sides, accelerator, notes), phases)
+        ways = build.ways(recipe, prepared.crop)
+        history = fit(self._run(model, ways.faces, sides, accelerator, notes), phases)
         for tracker in accelerator.trackers:
             tracker.finish()
-        return self._finish(model, faces, sides, accelerator, notes, history) if accelerator.is_main_process else {}
+        return self._finish(model, ways, sides, accelerator, notes, history) if accelerator.is_main_process else {}
 
     def _notes(self, model: FaceUnet, prepared: Prepared, sides: Sides) -> dict[str, Any]:
         """What a reader of the numbers must know, on disk before training starts; weights are loaded here, once."""
@@ -93,6 +93,7 @@ class FaceWork:
         if self.screen.first:
             bundles.write_text(self.folder / bundles.RECIPE, recipe.yaml())
             bundles.write_json(path, notes)
+            build.write_sides(self.folder, sides)
         return notes
 
     def _run(self, model: FaceUnet, faces: Faces, sides: Sides, accelerator: Accelerator, notes: Mapping[str, Any]) -> Run:
@@ -132,7 +133,7 @@ class FaceWork:
     def _finish(
         self,
         model: FaceUnet,
-        faces: Faces,
+        ways: Ways,
         sides: Sides,
         accelerator: Accelerator,
         notes: Mapping[str, Any],
@@ -148,11 +149,11 @@ class FaceWork:
         for split in ("val", "test"):
             parts: list[Part] = getattr(sides, split)
             with self.screen.counting(f"judging {split}", len(parts)) as step:
-                judged[split] = judge(ask, faces, parts, split, step, self.extras)
+                judged[split] = judge(ask, ways, parts, split, step, self.extras)
         concatenate([found.table for found in judged.values()]).write(folder / bundles.PREDICTIONS)
         metrics = {"task": recipe.task, **{split: found.metrics(recipe.seed) for split, found in judged.items()}}
-        metrics |= {"by_shift": asdict(curve(ask, faces, sides.test)), "frames_trained": sides.counts()["train"]["frames"]}
-        page.write(folder, recipe, notes, history, page.samples(ask, faces, sides.test), metrics=metrics)
+        metrics |= {"by_shift": asdict(curve(ask, ways.faces, sides.test)), "frames_trained": sides.counts()["train"]["frames"]}
+        page.write(folder, recipe, notes, history, page.samples(ask, ways.faces, sides.test), metrics=metrics)
         card.write(folder, metrics)
         bundles.write_json(folder / bundles.METRICS, metrics)
         Checkpoints(folder / "checkpoint").clear()

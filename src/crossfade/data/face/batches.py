@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +32,12 @@ class Part:
     pieces: bool = False  # whether its groups are pieces of the clip, because clips are not held out whole
 
     def group(self, frame: int) -> str:
-        return f"{self.talk.group} {frame // PIECE * PIECE}" if self.pieces else self.talk.group
+        return f"{self.talk.clip} {frame // PIECE * PIECE}" if self.pieces else self.talk.group
+
+    def pieces_of(self, most: int) -> Iterator[Part]:
+        """The same pictures, at most so many at a time, so that a long clip fits into memory."""
+        for start in range(0, len(self.frames), most):
+            yield replace(self, frames=self.frames[start : start + most])
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,10 @@ def divide(prepared: Prepared, *, val: float, test: float, seed: int) -> Sides:
     whole = len(groups) >= MANY
     sides = _by_group(prepared.talks, groups, val, test, seed) if whole else _by_stretch(prepared.talks, val, test)
     for name, parts in (("train", sides.train), ("val", sides.val), ("test", sides.test)):
-        if not parts:
-            raise UserError(f"data.split: leaves nothing to {name}; prepare more video, or give it a larger share")
+        if not any(len(_twos(part.frames, 0)) for part in parts):
+            raise UserError(
+                f"data.split: leaves no two pictures that follow each other to {name}; prepare more video, or give it a larger share"
+            )
     return sides
 
 
@@ -88,18 +95,18 @@ def _by_stretch(talks: Sequence[Talk], val: float, test: float) -> Sides:
 
 @dataclass(frozen=True)
 class Faces:
-    """Pictures of clips to batches. Without `sound` every window is of silence: what the picture alone gives."""
+    """Pictures of clips to batches. `silence` (20, dim): given in place of every window, to say what the picture alone gives."""
 
     crop: Crop
-    sound: bool = True
+    silence: np.ndarray | None = None
 
     def batch(self, talk: Sequence[Talk], frames: Sequence[int], identity: Sequence[int], shift: int = 0) -> Named:
-        """{"audio" (B, 1, 20, dim), "face" (B, 6, S, S), "true" (B, 3, S, S)}; the sound is that of `shift` pictures later, which ends
+        """{"audio" (B, 1, 20, dim), "face" (B, 6, S, S), "true" (B, 3, S, S)}; the sound comes `shift` pictures late, and ends
         where the clip's does."""
         true = as_values(self._pictures(talk, frames))
         hidden = as_values(covered(self._pictures(talk, frames), self.crop))
         shown = as_values(self._pictures(talk, identity))
-        windows = [self._window(each, frame + shift) for each, frame in zip(talk, frames, strict=True)]
+        windows = [self._window(each, frame - shift) for each, frame in zip(talk, frames, strict=True)]
         face = torch.from_numpy(np.concatenate([shown, hidden], 1))
         return {
             "audio": torch.from_numpy(np.stack(windows))[:, None],
@@ -113,15 +120,15 @@ class Faces:
 
     def _window(self, talk: Talk, frame: int) -> np.ndarray:
         """-> (20, dim)"""
-        last = len(talk.rows) - 20
-        rows = np.asarray(window(talk.rows, min(max(frame, 0), last)), np.float32)
-        return rows if self.sound else np.zeros_like(rows)
+        if self.silence is not None:
+            return self.silence
+        return np.asarray(window(talk.rows, min(max(frame, 0), len(talk.rows) - 20)), np.float32)
 
 
 def identity_of(talk: Talk, frame: int) -> int:
-    """The picture that shows the face in judging and driving: the first that is kept, of that one itself the last."""
+    """The picture that shows the face in judging: the first that is kept, of those near it the last."""
     kept = np.flatnonzero(talk.kept)
-    return int(kept[-1] if frame == kept[0] else kept[0])
+    return int(kept[-1] if frame - kept[0] < APART else kept[0])
 
 
 @dataclass(frozen=True)

@@ -169,11 +169,18 @@ def note(temporary: Path, record: Record) -> Record:
 
 
 def finish(folder: Path, records: Sequence[Record]) -> None:
-    """Write dropped.csv and, last, clips.csv."""
+    """Write dropped.csv and, last, clips.csv: of these clips, and of those that the folder holds from before."""
+    records = [*_earlier(folder, {record.clip for record in records}), *records]
     gone = [{"clip": record.clip, **asdict(stretch)} for record in records for stretch in record.dropped]
     _table(folder / "dropped.csv", ("clip", "first", "last", "why"), gone)
     columns = ("clip", "group", "video", "frames", "kept", "silent", "dropped", "notes")
     _table(folder / "clips.csv", columns, [_line(record) for record in records])
+
+
+def _earlier(folder: Path, now: set[str]) -> list[Record]:
+    """What came of clips that were prepared here before and not asked for now: they are still learnt from."""
+    paths = sorted((folder / "clips").glob("[!.]*/clip.json"))
+    return [_record(json.loads(path.read_text(encoding="utf-8"))) for path in paths if path.parent.name not in now]
 
 
 def _line(record: Record) -> dict[str, Any]:

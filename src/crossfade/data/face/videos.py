@@ -12,7 +12,7 @@ from crossfade.data.table import read_table
 
 TABLES = {".csv", ".tsv"}
 COLUMNS = ("video", "group", "start", "end")
-LONGEST = 100  # characters of a name
+LONGEST = 150  # bytes of a name in UTF-8; a file system takes 255, of which others are for what stands around it
 
 
 class Video(NamedTuple):
@@ -84,4 +84,4 @@ def _named(groups: dict[Path, str], root: Path) -> list[Video]:
 def _safe(name: str) -> str:
     """Of letters, digits and ` . _ - ~ ` only, and no hidden file."""
     plain = "".join(letter if letter.isalnum() or letter in " ._-~" else "-" for letter in name)
-    return plain[-LONGEST:].strip(" .-") or "clip"
+    return plain.encode()[-LONGEST:].decode(errors="ignore").strip(" .-") or "clip"

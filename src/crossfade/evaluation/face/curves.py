@@ -37,7 +37,7 @@ def learning(history: Sequence[Mapping]) -> list[tuple[str, Markup]]:
 def shifts(curve: ShiftCurve) -> Markup:
     """The mouth's mean error against frames of shift, with a ring where it is least."""
     line = Series("mean error of the mouth", "ear", curve.errors)
-    return chart([line], curve.shifts, "frames by which the sound is shifted", rings=[curve.best], borders=[0] if curve.best else [])
+    return chart([line], curve.shifts, "frames by which the sound comes late", rings=[curve.best], borders=[0] if curve.best else [])
 
 
 def chart(lines: Sequence[Series], places: Sequence[int], axis: str, *, rings: Sequence[int] = (), borders: Sequence[float] = ()) -> Markup:

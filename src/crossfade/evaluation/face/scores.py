@@ -55,6 +55,8 @@ class ShiftCurve:
 def by_shift(errors: Mapping[int, np.ndarray]) -> ShiftCurve:
     """Shift in frames -> mouth_mae (T,), of the same frames each."""
     means = {shift: float(np.nanmean(errors[shift])) for shift in sorted(errors)}
+    if not means:
+        return ShiftCurve([], [], 0)
     return ShiftCurve(list(means), list(means.values()), min(means, key=lambda shift: (means[shift], abs(shift))))
 
 

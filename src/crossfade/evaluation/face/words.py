@@ -19,7 +19,7 @@ MEANING: dict[str, str] = {
     "ssim": "likeness of structure in windows of 11 × 11 pixels; 1 = the same picture",
     "mae": "mean difference of a value, where black is 0 and white is 1",
     "temporal": "how far the change from one frame to the next is from the true change; a mouth that stands still or trembles has more",
-    "sensitivity": "by how much the mouth's mean error grows when the sound is shifted by five frames, 200 ms; above 0: the sound is used",
+    "sensitivity": "by how much the mouth's mean error grows when the sound comes five frames, 200 ms, late; above 0: the sound is used",
     "lpips": "distance as people see it, by AlexNet's features (arXiv 1801.03924); 0 = the same picture",
     "sync_distance": "distance of mouth and sound at the best shift, by SyncNet (Chung & Zisserman 2016)",
     "sync_confidence": "by how much the best shift is better than the middle one, by SyncNet",
@@ -77,9 +77,9 @@ def claim(found: Comparison, group_name: str = "group") -> str:
 def in_step(curve: ShiftCurve) -> str:
     """Where the mouth's error is least."""
     if curve.best == 0:
-        return "The error is least where the sound is in step with the picture, as it should be."
+        return "The error is least where picture and sound are as they were in training, as it should be."
     return (
-        f"The error is least where the sound is shifted by {curve.best:+d} frames ({curve.best * FRAME:+d} ms): "
+        f"The error is least where the sound comes {curve.best:+d} frames late ({curve.best * FRAME:+d} ms): "
         "picture and sound of the data may be out of step."
     ).replace("-", "−")
 
