@@ -60,7 +60,7 @@ def test_of_one_clip_the_end_is_held_out_behind_a_gap():
 
 
 def test_too_little_video_is_refused():
-    with pytest.raises(UserError, match=r"data\.split: leaves no two pictures that follow each other to val"):
+    with pytest.raises(UserError, match=r"data\.split\.val: 0\.1 leaves no two pictures .* to val; give it a larger share"):
         divide(prepared([talk("short", 60)]), val=0.1, test=0.15, seed=0)
 
 

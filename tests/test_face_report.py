@@ -162,3 +162,18 @@ def test_curves_of_the_page_are_drawn_by_epoch():
     html = render_report(full())
     assert len(re.findall(r'aria-label="[^"]* by epoch"', html)) == 2, "loss and PSNR; what is not in the history has no chart"
     assert html.count('class="ring"') == 3, "the kept epoch in both, and the best shift"
+
+
+def test_what_is_too_small_or_rests_on_too_few_is_not_claimed():
+    """After six steps of training a network drew noise, and the page said that its mouth followed the sound."""
+    ends = {"sensitivity": [1e-6, 2e-6]}
+    assert words.reading({"sensitivity": 1.5e-6, "mouth_mae": 0.1, "n_groups": 58, "intervals": ends})[1].startswith("This does not show")
+    few = {"sensitivity": 0.01, "mouth_mae": 0.1, "n_groups": 2, "intervals": {"sensitivity": [0.009, 0.011]}}
+    assert words.reading(few)[1].startswith("This does not show")
+    tiny = Comparison("mouth_psnr", "a", "b", 2.0, 2.0, 0.001, 0.0005, 0.002, 48, 48, "a is better", "")
+    assert "no difference that these clips can show" in words.claim(tiny)
+    rough = Comparison("mouth_psnr", "a", "b", 3.0, 2.0, 1.0, 0.9, 1.1, 2, 2, "a is better", "")
+    said = words.claim(rough, "stretch of 3 s")
+    assert "no difference that these clips can show" in said and "over 2 stretches of 3 s" in said
+    level = by_shift({shift: np.array([0.1 + 1e-6 * shift]) for shift in range(-5, 6)})
+    assert "hardly depends on when the sound comes" in words.in_step(level)

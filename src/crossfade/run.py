@@ -135,7 +135,10 @@ def open_run(folder: Path, overrides: Sequence[str] = (), *, corpus: Path | None
     made = exported.read(folder) if exported.is_exported(folder) else None
     bundle = made.bundle if made else bundles.read(folder)
     where = str(folder if made else folder / bundles.RECIPE)
-    recipe = _fed(settings.read(bundle.recipe, where), where, overrides, corpus, alone)
+    raw = settings.read(bundle.recipe, where)
+    if recipes.task_of(raw) != recipes.CLASSIFICATION:
+        raise UserError(f"{folder}: is of a {recipes.task_of(raw).replace('_', ' ')}; this verb is for runs that classify")
+    recipe = _fed(raw, where, overrides, corpus, alone)
     if not set(recipe.targets) <= set(bundle.classes):
         found = f"{bundles.LABELS} is of {', '.join(bundle.classes)} but {bundles.RECIPE} of {', '.join(recipe.targets)}"
         raise UserError(f"{folder}: {found}; they belong to different runs")

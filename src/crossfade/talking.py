@@ -32,10 +32,17 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Follow the one face through videos of a person who agreed to this: its crops, 25 a second, and the sound around each."""
+    from crossfade import use
+    from crossfade.clip import UserError
+    from crossfade.data.face import FEATURES
     from crossfade.data.face.track import Rules
     from crossfade.face import preparing
+    from crossfade.recipe import one_of
     from crossfade.screen import Terminal
 
+    one_of(features, FEATURES, "--features")
+    if use.accepts(FEATURES[features], "weights") != (weights is not None):
+        raise UserError(f"--weights: {'missing; ' + features + ' needs a file of its own' if weights is None else features + ' has none'}")
     rules = Rules(min_size=min_size, jump=jump, gap=gap, outside=outside)
     spec: dict[str, Any] = {"use": features} | ({"weights": weights} if weights else {})
     done = preparing.prepare(video, out, detector=detector, size=size, features=spec, rules=rules, screen=Terminal(quiet=as_json))

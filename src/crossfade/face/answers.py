@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from crossfade import settings
 from crossfade.clip import UserError
 from crossfade.data.face import prepared as prepares
 from crossfade.data.face.batches import MANY, Part
@@ -45,9 +46,12 @@ def evaluate(
 
 
 def side(opened: OpenedFace, split: str, corpus: Path | None) -> list[Part]:
-    """A split of a run's own clips, or all of another prepared folder."""
+    """A split of a run's own clips, or all of another prepared folder; the folder that it learnt from is its own, however it is named."""
     prepared = opened.prepared()
-    return _whole(prepared) if corpus else getattr(build.sides_of_run(opened.bundle.folder, opened.recipe, prepared), split)
+    own = settings.read(opened.bundle.recipe, str(opened.path))["data"]["corpus"]
+    if corpus and corpus.resolve() != Path(own or "").resolve():
+        return _whole(prepared)
+    return getattr(build.sides_of_run(opened.bundle.folder, opened.recipe, prepared), split)
 
 
 def _whole(prepared: Prepared) -> list[Part]:

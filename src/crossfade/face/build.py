@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,9 +144,12 @@ def _phase(spec: FacePhase) -> Phase:
     )
 
 
-def _network(term: Mapping[str, object]) -> list[object]:
-    """What a term that looks through a network is given besides."""
-    return [picture_trunk] if "network" in term else []
+def _network(term: Mapping[str, Any]) -> list[Any]:
+    """What a term that looks through a network is given besides; made now, for a wrong file must be known before training."""
+    if "network" not in term:
+        return []
+    made = picture_trunk(term["network"], term["blocks"], term["weights"])
+    return [lambda *_: made]
 
 
 @dataclass(frozen=True)

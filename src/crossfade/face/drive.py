@@ -207,6 +207,8 @@ def listen(audio: Path) -> Heard:
 def open_target(face: Path, detector: Path | None, screen: Terminal) -> Target:
     """Pictures and boxes: prepared ones as they are, others found now. UserError where no picture can be used."""
     talk = _prepared(face)
+    if talk and (face / "prepared.json").is_file() and len(read(face).talks) > 1:
+        screen.say(f"the pictures of {talk.clip}, the first of {len(read(face).talks)} clips; {face / 'clips'}/NAME takes another")
     return _talking(talk) if talk else _followed(face, detector, screen)
 
 

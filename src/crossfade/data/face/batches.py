@@ -64,9 +64,10 @@ def divide(prepared: Prepared, *, val: float, test: float, seed: int) -> Sides:
     sides = _by_group(prepared.talks, groups, val, test, seed) if whole else _by_stretch(prepared.talks, val, test)
     for name, parts in (("train", sides.train), ("val", sides.val), ("test", sides.test)):
         if not any(len(_twos(part.frames, 0)) for part in parts):
-            raise UserError(
-                f"data.split: leaves no two pictures that follow each other to {name}; prepare more video, or give it a larger share"
-            )
+            share = {"val": val, "test": test}.get(name)
+            what = f"data.split.{name}: {share:g}" if share else f"data.split: val {val:g} and test {test:g}"
+            way = "give it a larger share" if share else "give them smaller shares"
+            raise UserError(f"{what} leaves no two pictures that follow each other to {name}; {way}, or prepare more video")
     return sides
 
 

@@ -122,12 +122,8 @@ def number(found: dict, name: str) -> Number:
 def _basis(content: FaceReport, found: dict) -> str:
     """3,600 frames of 48 clips, or of 48 clips of 4 videos."""
     clips, groups = found["n_clips"], found["n_groups"]
-    of = f" of {_count(groups, content.group_name)}" if groups != clips else ""
-    return f"{_count(found['n_frames'], 'frame')} of {_count(clips, content.group_name if not of else 'clip')}{of}"
-
-
-def _count(count: int, word: str) -> str:
-    return f"{count:,} {word}{'s' if count != 1 else ''}"
+    of = f" of {words.counted(groups, content.group_name)}" if groups != clips else ""
+    return f"{words.counted(found['n_frames'], 'frame')} of {words.counted(clips, content.group_name if not of else 'clip')}{of}"
 
 
 def _rows(content: FaceReport, found: dict) -> list[dict]:

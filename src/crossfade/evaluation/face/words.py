@@ -8,6 +8,8 @@ from crossfade.evaluation.intervals import NO_DIFFERENCE, Comparison
 
 STEPS = 255  # of a value of an 8-bit picture
 FRAME = 40  # milliseconds
+FEW = 5  # groups: with fewer, an interval is too rough to rest a claim on
+SLIGHT = 0.01  # of the mouth's error: less than this the sound cannot be said to matter
 CONSENT = "Synthetic faces. Show and share them only of people who agreed to exactly this, and say that they are synthetic."
 UNFINISHED = "Nothing is judged yet: this page shows how the training goes. Numbers with intervals follow at its end."
 UNMEASURED = {
@@ -48,7 +50,7 @@ def _sound(found: dict) -> list[str]:
     if ends is None:
         return [f"Sound shifted by five frames changes the mouth's mean error by {written}; one group cannot show whether that is chance."]
     reach = f"{written} {between('sensitivity', *ends)}"
-    if ends[0] > 0:
+    if ends[0] > SLIGHT * found.get("mouth_mae", 0.0) and found.get("n_groups", FEW) >= FEW:
         share = f", {value / found['mouth_mae']:.0%} of it" if found.get("mouth_mae") else ""
         return [f"The mouth follows the sound: shifted by five frames, the mouth's mean error grows by {reach}{share}."]
     return [f"This does not show that the mouth follows the sound: shifted by five frames, its mean error changes by {reach}."]
@@ -63,19 +65,28 @@ def claim(found: Comparison, group_name: str = "group") -> str:
     """One comparison as a sentence: who is better where the interval excludes 0, else that nothing is shown."""
     measure = MEASURES[found.metric]
     label = measure.label[0].lower() + measure.label[1:] if measure.label[1].islower() else measure.label
-    groups = f"over {found.n_groups:,} {group_name}{'s' if found.n_groups != 1 else ''}"
+    groups = f"over {counted(found.n_groups, group_name)}"
     if found.low is None or found.high is None:
         return f"Whether “{found.a}” or “{found.b}” is better in {label} cannot be said: {found.note or 'there is no interval.'}"
     reach = f"{measure.signed(found.difference)} {between(found.metric, found.low, found.high)} {groups}"
-    if found.verdict == NO_DIFFERENCE:
+    if found.verdict == NO_DIFFERENCE or found.n_groups < FEW or measure.show(abs(found.difference)) == measure.show(0.0):
         return f"“{found.a}” against “{found.b}” in {label}: no difference that these clips can show ({reach})."
     winner, loser = (found.a, found.b) if (found.difference > 0) is measure.higher_is_better else (found.b, found.a)
     less = "" if measure.higher_is_better else ", less is better"
     return f"“{winner}” beats “{loser}” in {label}: {found.a} − {found.b} is {reach}{less}."
 
 
+def counted(number: int, name: str) -> str:
+    """1 sentence, 58 sentences; 2 stretches of 3 s."""
+    first, *rest = name.split(" ", 1)
+    several = f"{first}es" if first.endswith(("ch", "s", "x")) else f"{first}s"
+    return " ".join([f"{number:,}", first if number == 1 else several, *rest])
+
+
 def in_step(curve: ShiftCurve) -> str:
-    """Where the mouth's error is least."""
+    """Where the mouth's error is least, if it depends on the sound at all."""
+    if not curve.errors or max(curve.errors) - min(curve.errors) < SLIGHT * min(curve.errors):
+        return "The error hardly depends on when the sound comes: this network does not follow it, or not yet."
     if curve.best == 0:
         return "The error is least where picture and sound are as they were in training, as it should be."
     return (
