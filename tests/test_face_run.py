@@ -265,7 +265,7 @@ def test_a_file_stands_in_the_runs_place(place: Path, run: Path, exported: dict[
     file, whole = (list(tasks.predict(path, [tmp_path / "other"], beside=tmp_path, screen=QUIET)) for path in (run / "export" / name, run))
     assert [row["mouth_psnr"] for row in file] == pytest.approx([row["mouth_psnr"] for row in whole], abs=1e-2)
     speaker = open_face(run / "export" / name).speaker()
-    assert speaker.crop == CROPS[SIZE] and speaker.features.dim == 256 and speaker.made_from == name
+    assert speaker.crop == CROPS[SIZE] and speaker.features.dim == 256 and speaker.made_from == f"{name} of run"
     given = {"audio": np.zeros((2, 1, 20, 256), np.float32), "face": np.zeros((2, 6, SIZE, SIZE), np.float32)}
     both = [runner(given)["output"] for runner in (speaker.runner, open_face(run).speaker().runner)]
     assert both[0].shape == (2, 3, SIZE, SIZE)

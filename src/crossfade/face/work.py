@@ -144,7 +144,7 @@ class FaceWork:
         save_weights(folder / bundles.WEIGHTS, model.state_dict())
         bundles.write_json(folder / bundles.LABELS, {})
         bundles.write_json(folder / bundles.ENVIRONMENT, bundles.environment(str(accelerator.device)))
-        ask = asked(model.to(accelerator.device), accelerator.device)
+        ask = asked(model.to(accelerator.device, memory_format=torch.channels_last), accelerator.device)  # type: ignore[call-overload]
         judged = {}
         for split in ("val", "test"):
             parts: list[Part] = getattr(sides, split)
