@@ -10,7 +10,7 @@ import pytest
 from crossfade.clip import UserError
 from crossfade.data.face.batches import APART, GAP, Epoch, Faces, Part, divide, identity_of
 from crossfade.data.face.crop import CROPS
-from crossfade.data.face.prepared import Prepared, Talk
+from crossfade.data.face.prepared import Prepared, Talk, begin, read
 
 CROP = CROPS[96]
 
@@ -114,3 +114,16 @@ def test_without_sound_every_window_is_silent_and_a_shift_makes_sound_late():
 def test_the_first_kept_picture_shows_the_face():
     one = talk("a", 40, dropped=(0, 1))
     assert identity_of(one, 10) == 2 and identity_of(one, 2) == 39 == identity_of(one, 6)
+
+
+def test_a_folder_that_something_else_wrote_in_is_said_in_one_line(tmp_path: Path):
+    begin(tmp_path / "faces", {"size": 96, "features": {"use": "logmel256"}, "dim": 256, "settings": {}})
+    (tmp_path / "faces/clips.csv").write_text("clip;group;video;kept\na;a;a;3\n")
+    with pytest.raises(UserError, match=r"clips\.csv: is not as `crossfade face prepare` wrote it"):
+        read(tmp_path / "faces")
+    (tmp_path / "faces/clips.csv").write_text("clip,group,video,kept\na,a,a,3\n")
+    with pytest.raises(UserError, match="is gone or damaged, but"):
+        read(tmp_path / "faces")
+    (tmp_path / "talk.mp4").write_bytes(b"")
+    with pytest.raises(UserError, match=r"talk\.mp4: is a file; give the folder"):
+        read(tmp_path / "talk.mp4")

@@ -110,12 +110,16 @@ def read(folder: Path | str) -> Prepared:
     folder = Path(folder)
     about = _about(folder)
     if about is None:
-        raise UserError(f"{folder}: holds no prepared.json; `crossfade face prepare VIDEO {folder}` writes one")
+        way = "give the folder that `crossfade face prepare VIDEO FOLDER` wrote"
+        raise UserError(f"{folder}: is a file; {way}" if folder.is_file() else f"{folder}: holds no prepared.json; {way}")
     listed = folder / "clips.csv"
     if not listed.is_file():
         raise UserError(f"{folder}: its preparation has not ended; the same `crossfade face prepare` again goes on with it")
-    with listed.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if int(row["kept"])]
+    try:
+        with listed.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["kept"]) and row["clip"] and row["group"] and row["video"]]
+    except (KeyError, ValueError, TypeError):
+        raise UserError(f"{listed}: is not as `crossfade face prepare` wrote it; the same command again writes it anew") from None
     if not rows:
         raise UserError(f"{folder}: none of its clips can be used; {listed} says why")
     return Prepared(folder, CROPS[about["size"]], about["features"], about["dim"], [_talk(folder, row) for row in rows])
@@ -231,8 +235,12 @@ def _talk(folder: Path, row: Mapping[str, str]) -> Talk:
     place = folder / "clips" / row["clip"]
     try:
         kept, boxes = np.load(place / "kept.npy"), np.load(place / "boxes.npy")
-    except FileNotFoundError:
-        raise UserError(f"{place}: is gone, but clips.csv lists it; the same `crossfade face prepare` again makes it anew") from None
+        if not all((place / f"{name}.npy").is_file() for name in MAPPED):
+            raise FileNotFoundError
+    except (OSError, ValueError):
+        raise UserError(
+            f"{place}: is gone or damaged, but clips.csv lists it; the same `crossfade face prepare` again makes it anew once it is removed"
+        ) from None
     return Talk(row["clip"], row["group"], Path(row["video"]), kept, boxes, place)
 
 
