@@ -86,6 +86,7 @@ def render_report(content: FaceReport) -> str:
         "warnings": content.warnings,
         "content": content,
         "split": split,
+        "groups": words.counted(2, content.group_name).removeprefix("2 "),
         "consent": words.CONSENT,
         "unfinished": words.UNFINISHED,
         "judged": _judged(content, found) if found else None,

@@ -69,7 +69,9 @@ def claim(found: Comparison, group_name: str = "group") -> str:
     if found.low is None or found.high is None:
         return f"Whether “{found.a}” or “{found.b}” is better in {label} cannot be said: {found.note or 'there is no interval.'}"
     reach = f"{measure.signed(found.difference)} {between(found.metric, found.low, found.high)} {groups}"
-    if found.verdict == NO_DIFFERENCE or found.n_groups < FEW or measure.show(abs(found.difference)) == measure.show(0.0):
+    if found.n_groups < FEW:
+        return f"“{found.a}” against “{found.b}” in {label}: {counted(found.n_groups, group_name)} are too few to say ({reach})."
+    if found.verdict == NO_DIFFERENCE or measure.show(abs(found.difference)) == measure.show(0.0):
         return f"“{found.a}” against “{found.b}” in {label}: no difference that these clips can show ({reach})."
     winner, loser = (found.a, found.b) if (found.difference > 0) is measure.higher_is_better else (found.b, found.a)
     less = "" if measure.higher_is_better else ", less is better"
