@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from crossfade.evaluation.intervals import Table
     from crossfade.shipping import Exported
 
-CLASSIFICATION, FACE = "classification", "crossfade.face.verbs"
+CLASSIFICATION = "classification"
 TASKS: dict[str, dict[str, str]] = {  # task -> verb -> the module whose function of that name does it
     CLASSIFICATION: {
         "load": "crossfade.recipe",
@@ -32,9 +32,18 @@ TASKS: dict[str, dict[str, str]] = {  # task -> verb -> the module whose functio
         "compare": "crossfade.comparison",
         "structure": "crossfade.structures",
     },
-    "talking_face": dict.fromkeys(
-        ("load", "train", "resume", "evaluate", "predict", "export", "bench", "structure", "numbers", "compare"), FACE
-    ),
+    "talking_face": {
+        "load": "crossfade.face.recipe",
+        "train": "crossfade.face.verbs",
+        "resume": "crossfade.face.verbs",
+        "numbers": "crossfade.face.verbs",
+        "evaluate": "crossfade.face.answers",
+        "predict": "crossfade.face.answers",
+        "export": "crossfade.face.exporting",
+        "bench": "crossfade.face.exporting",
+        "structure": "crossfade.face.exporting",
+        "compare": "crossfade.face.comparing",
+    },
 }
 TYPED = {  # option of a verb -> as a person types it, where that is another word
     "corpus": "--data",

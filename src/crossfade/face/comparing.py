@@ -20,7 +20,7 @@ from crossfade.evaluation.intervals import Score, Table
 from crossfade.recipe import one_of
 
 
-def compare(folders: Sequence[Path], *, metric: str, split: str = "test") -> Table:
+def compare(folders: Sequence[Path], *, metric: str = "mouth_psnr", split: str = "test") -> Table:
     """Each run's number and cost, and every pair's difference with its interval. UserError where runs share no picture."""
     one_of(metric, MEASURES, "--metric")
     if len({folder.resolve() for folder in folders}) < max(len(folders), 2):

@@ -206,29 +206,23 @@ def listen(audio: Path) -> Heard:
 
 def open_target(face: Path, detector: Path | None, screen: Terminal) -> Target:
     """Pictures and boxes: prepared ones as they are, others found now. UserError where no picture can be used."""
-    talk = _prepared(face)
-    if talk and (face / "prepared.json").is_file() and len(read(face).talks) > 1:
-        screen.say(f"the pictures of {talk.clip}, the first of {len(read(face).talks)} clips; {face / 'clips'}/NAME takes another")
+    talk = _prepared(face, screen)
     return _talking(talk) if talk else _followed(face, detector, screen)
 
 
-def _prepared(face: Path) -> Talk | None:
-    """The first clip of a prepared folder, or the one that the path names."""
+def _prepared(face: Path, screen: Terminal) -> Talk | None:
+    """The first clip of a prepared folder, which is said where there are more, or the one that the path names."""
     if (face / "prepared.json").is_file():
-        return _talks(face)[0]
+        first, *more = read(face).talks
+        if more:
+            screen.say(f"the pictures of {first.clip}, the first of {len(more) + 1} clips; {face / 'clips'}/NAME takes another")
+        return first
     if face.parent.name == "clips" and (face.parent.parent / "prepared.json").is_file():
-        found = [talk for talk in _talks(face.parent.parent) if talk.clip == face.name]
+        found = [talk for talk in read(face.parent.parent).talks if talk.clip == face.name]
         if not found:
             raise UserError(f"{face}: no clip of that name was kept in {face.parent.parent}; clips.csv lists those that were")
         return found[0]
     return None
-
-
-def _talks(folder: Path) -> list[Talk]:
-    talks = read(folder).talks
-    if not talks:
-        raise UserError(f"{folder}: holds no clip that was kept")
-    return talks
 
 
 def _talking(talk: Talk) -> Target:

@@ -1,10 +1,10 @@
-"""The verbs of a talking face that every task has. Each reads as its docstring; what only some of them need is imported by these."""
+"""The verbs of a talking face that begin a run: load, train, resume; and what a terminal shows of its numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from crossfade import settings
 from crossfade.clip import UserError
@@ -15,13 +15,6 @@ from crossfade.face.recipe import FaceRecipe
 from crossfade.run import claim, give_back
 from crossfade.screen import Terminal
 from crossfade.signals import stopping
-
-if TYPE_CHECKING:
-    from crossfade.bench import Bench
-    from crossfade.deploy.structure.layer import Structure
-    from crossfade.evaluation.face.scores import FrameScores
-    from crossfade.evaluation.intervals import Table
-    from crossfade.shipping import Exported
 
 HEADLINES = ("mouth_psnr", "mouth_ssim", "mouth_temporal", "psnr", "ssim", "sensitivity")
 
@@ -64,61 +57,6 @@ def _go_on(recipe: FaceRecipe, folder: Path, screen: Terminal, command: str = ""
         finally:
             screen.close()
             screen.log_to(None)
-
-
-def evaluate(
-    folder: Path, *, split: str = "test", corpus: Path | None = None, overrides: Sequence[str] = (), screen: Terminal | None = None
-) -> tuple[dict[str, Any], FrameScores]:
-    """Judge a run, or a file made of it; see crossfade.face.answers.evaluate."""
-    from crossfade.face import answers
-
-    return answers.evaluate(folder, split=split, corpus=corpus, overrides=overrides, screen=screen)
-
-
-def predict(
-    folder: Path, inputs: Sequence[Path], *, beside: Path | None = None, screen: Terminal | None = None
-) -> Iterator[dict[str, Any]]:
-    """One row a picture of prepared clips, each drawn; see crossfade.face.answers.predict."""
-    from crossfade.face import answers
-
-    return answers.predict(folder, inputs, beside=beside, screen=screen)
-
-
-def export(
-    folder: Path,
-    to: str,
-    *,
-    fp16: bool = False,
-    fixed: bool = False,
-    out: Path | None = None,
-    corpus: Path | None = None,
-    screen: Terminal | None = None,
-) -> Exported:
-    """Write a run in another format and keep it where it draws alike; see crossfade.face.exporting.export."""
-    from crossfade.face import exporting
-
-    return exporting.export(folder, to, fp16=fp16, fixed=fixed, out=out, corpus=corpus, screen=screen)
-
-
-def bench(folder: Path, *, screen: Terminal | None = None) -> Bench:
-    """Time a run and its files; see crossfade.face.exporting.bench."""
-    from crossfade.face import exporting
-
-    return exporting.bench(folder, screen=screen)
-
-
-def compare(folders: Sequence[Path], *, metric: str = "mouth_psnr", split: str = "test") -> Table:
-    """Runs beside each other on the pictures that all were judged on; see crossfade.face.comparing.compare."""
-    from crossfade.face import comparing
-
-    return comparing.compare(folders, metric=metric, split=split)
-
-
-def structure(folder: Path, *, masks: bool = False) -> Structure:
-    """A run's network, layer by layer."""
-    from crossfade.face import exporting
-
-    return exporting.structure(folder, masks=masks)
 
 
 def numbers(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
