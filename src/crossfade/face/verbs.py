@@ -18,8 +18,6 @@ from crossfade.signals import stopping
 
 HEADLINES = ("mouth_psnr", "mouth_ssim", "mouth_temporal", "psnr", "ssim", "sensitivity")
 
-load = recipes.load
-
 
 def train(recipe: FaceRecipe, folder: Path | str, *, screen: Terminal | None = None, command: str = "") -> dict[str, Any]:
     """Train a resolved recipe into a new folder, which becomes the bundle; returns the content of metrics.json.
