@@ -12,8 +12,9 @@ from torch import nn
 
 from crossfade.clip import Clip
 from crossfade.data.front_end import FrontEnds, front_end
+from crossfade.data.log_mel import log_mel
 from crossfade.data.mel import LOGARITHMS
-from crossfade.data.streams import frames, image, log_mel, waveform
+from crossfade.data.streams import frames, image, waveform
 from crossfade.data.tensors import stored_mel
 from crossfade.deploy.onnx_export import export
 from crossfade.deploy.onnx_runner import OnnxRunner

@@ -16,8 +16,9 @@ from tiny import bound_by_modes
 
 from crossfade.clip import Clip, Unreadable
 from crossfade.data.intake import Reader, count_by_streams, take_in
+from crossfade.data.log_mel import log_mel
 from crossfade.data.ravdess import ravdess
-from crossfade.data.streams import frames, image, log_mel, waveform
+from crossfade.data.streams import frames, image, waveform
 from crossfade.stock import listing
 from crossfade.store import Store
 

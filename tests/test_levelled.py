@@ -8,8 +8,9 @@ import torch
 from scipy.ndimage import zoom
 
 from crossfade.clip import Clip, UserError
+from crossfade.data.log_mel import log_mel
 from crossfade.data.mel import Levelled
-from crossfade.data.streams import log_mel, waveform
+from crossfade.data.streams import waveform
 
 RATE = 16000
 ORIGINAL = {"seconds": 10.0, "mels": 128, "n_fft": 2048, "window": 2048, "hop": 512, "scale": "slaney", "take": "middle"}

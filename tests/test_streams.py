@@ -20,10 +20,11 @@ from torch.nn.functional import interpolate
 from crossfade.clip import Clip, Spec, Unreadable, UserError
 from crossfade.data.augment import darken, noise_at_snr, spectrogram_masks
 from crossfade.data.demo import _write_video
+from crossfade.data.log_mel import log_mel
 from crossfade.data.media import pictures
 from crossfade.data.mel import mel_bank
 from crossfade.data.pictures import cut, resize
-from crossfade.data.streams import IMAGENET_MEAN, IMAGENET_STD, frames, image, log_mel, waveform
+from crossfade.data.streams import IMAGENET_MEAN, IMAGENET_STD, frames, image, waveform
 
 DATA = Path(os.environ.get("CROSSFADE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 DETECTOR = DATA / "weights" / "yunet" / "yunet_n_dynamic.onnx"

@@ -9,8 +9,9 @@ import pytest
 import soundfile
 
 from crossfade.clip import Clip
+from crossfade.data.log_mel import log_mel
 from crossfade.data.sound import read_audio
-from crossfade.data.streams import log_mel, waveform
+from crossfade.data.streams import waveform
 
 DATA = Path(os.environ.get("CROSSFADE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 COUGHS = sorted((DATA / "cough" / "callcentre" / "cough").glob("*.mp3"))

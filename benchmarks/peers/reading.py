@@ -20,7 +20,8 @@ Read = Callable[[str], tuple[np.ndarray, np.ndarray]]  # a file -> normalised (8
 def ours(store: str) -> Read:
     from crossfade.clip import Clip
     from crossfade.data.intake import Reader
-    from crossfade.data.streams import frames, log_mel
+    from crossfade.data.log_mel import log_mel
+    from crossfade.data.streams import frames
     from crossfade.data.visit import visiting
     from crossfade.store import Store
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from crossfade import judge, settings
 from crossfade.clip import Clip, UserError
+from crossfade.data.band import APART, ENOUGH, Common, common_band
 from crossfade.data.intake import Intake
 from crossfade.data.loader import known_labels
+from crossfade.data.log_mel import LogMel
+from crossfade.data.mel import SHARED
 from crossfade.models.surgery import load_weights
 from crossfade.recipe import Recipe
 from crossfade.training.rates import resolve
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from crossfade.models.model import Fused
 
 Parts = dict[str, list[Clip]]  # split -> clips
+LEAST = 0.25  # of a stream's filters must be shared by the domains
 
 
 def refuse_empty(parts: Parts, recipe: Recipe, classes: Mapping[str, list[str]]) -> None:
@@ -94,6 +99,45 @@ def faceless(intake: Intake, desk: judge.Desk) -> list[str]:
             if without:
                 warnings.append(f"no face was found in {without} of {len(clips)} clips; they keep the whole picture")
     return warnings
+
+
+def bands(desk: judge.Desk, clips: list[Clip], intake: Intake) -> tuple[dict[str, tuple[int, int]], list[str]]:
+    """Stream -> the band in hertz that all domains carry, where the recipe asks for it; and what a reader must know of bands.
+
+    Found in the sound of these clips, whatever their labels.
+    """
+    found, lines = {}, []
+    names = [*desk.domains.source, *desk.domains.target] if desk.domains else []
+    for name, stream in desk.reader.streams.items():
+        if not names or not isinstance(stream, LogMel) or stream.band not in (None, SHARED):
+            continue
+        there = [clip for clip in clips if name in intake.streams[clip.id]]
+        common = common_band(stream, {domain: _sounds(desk, [clip for clip in there if clip.domain == domain], name) for domain in names})
+        if stream.band == SHARED:
+            found[name] = _shared(common, f"data.streams.{name}.band", names)
+            lines.append(f"{name}: listens between {found[name][0]} and {found[name][1]} Hz, which {' and '.join(names)} all carry")
+        elif common and common.shared < common.filters:
+            lines.append(
+                f"{name}: the domains differ by more than {APART:g} dB outside {common.low} to {common.high} Hz, where a model may learn "
+                f"the channel and not the sound; data.streams.{name}.band=shared listens to what all carry"
+            )
+    return found, lines
+
+
+def _sounds(desk: judge.Desk, clips: list[Clip], stream: str) -> Iterator[np.ndarray]:
+    """Decoded clips from all over the list, so that its order does not matter."""
+    return (desk.reader.read(clip, stream) for clip in clips[:: max(1, len(clips) // ENOUGH)])
+
+
+def _shared(common: Common | None, where: str, domains: list[str]) -> tuple[int, int]:
+    if common is None:
+        raise UserError(f"{where}: found shared, but of {' and '.join(domains)} one has no sound in its training clips")
+    if common.shared < LEAST * common.filters:
+        raise UserError(
+            f"{where}: found shared, but {' and '.join(domains)} carry {common.shared} of {common.filters} filters together; "
+            "give [low, high] in hertz, or null for all"
+        )
+    return common.low, common.high
 
 
 def learning(model: Fused, rates: Mapping[str, float | None]) -> int:

@@ -196,6 +196,7 @@ def _head(table: use.Table, head: Any, where: str) -> dict[str, Any]:
 def _agree(recipe: Recipe) -> None:
     """What the parts demand of one another."""
     from crossfade import data
+    from crossfade.data.mel import SHARED
     from crossfade.evaluation import METRICS
 
     one_of(recipe.select, METRICS, "select")
@@ -205,6 +206,9 @@ def _agree(recipe: Recipe) -> None:
     for name in streams:
         _has(recipe.model.encoders, name, f"data.streams.{name}", "model.encoders has no encoder for it")
     domains = {name: _made(data.STREAMS, spec, f"data.streams.{name}").domains for name, spec in streams.items()}
+    for name, spec in streams.items():
+        if spec.get("band") == SHARED and recipe.data.domains is None:
+            raise UserError(f"data.streams.{name}.band: found {SHARED!r}, but data.domains names none; give [low, high] in hertz, or null")
     for name, view in recipe.data.views.items():
         _acts_where_it_can(view, domains, f"data.views.{name}")
     _acts_where_it_can(recipe.data.degrade, domains, "data.degrade")

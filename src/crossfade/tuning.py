@@ -84,7 +84,8 @@ def find_rate(
     `phase` is the first that trains unless named. The model is as the recipe builds it, or a finished run's with `start`. Raises UserError.
     """
     screen, spec = screen or Terminal(), _phase(recipe, phase)
-    recipe = recipe.model_copy(update={"track": [], "model": recipe.model.model_copy(deep=True)})  # which learns from weights' files
+    own = {"data": recipe.data.model_copy(), "model": recipe.model.model_copy(deep=True)}  # which learn from clips and from weights' files
+    recipe = recipe.model_copy(update={"track": [], **own})
     corpus = build.corpus(recipe)
     with tempfile.TemporaryDirectory(prefix="crossfade-") as folder:
         work = Work(recipe, corpus, Path(folder), screen, Stop())

@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 
 from crossfade import build, judge, readiness
-from crossfade.clip import Corpus, UserError, seed_of
+from crossfade.clip import Clip, Corpus, UserError, seed_of
 from crossfade.data.intake import Intake, count_by_streams
 from crossfade.data.split import Splits
 from crossfade.deploy import bundle as bundles
@@ -105,8 +105,9 @@ class Work:
         parts = {name: [clip for clip in side if clip.id in intake.streams] for name, side in sides.items()}
         readiness.refuse_empty(parts, recipe, desk.classes)
         readiness.refuse_deaf(parts["train"], intake, desk)
+        desk, bands = self._settle_bands(desk, parts["train"], intake)
         model = self._model(desk.classes)
-        notes = self._notes(desk, split, intake, model)
+        notes = self._notes(desk, split, intake, model, bands)
         build.check_views(recipe, self.corpus.classes)
         phases = build.phases(recipe, desk.classes, readiness.class_counts(parts["train"], desk))
         return Feed(desk, model, parts, intake, accelerator, self.screen, self.stop, phases), notes
@@ -132,6 +133,15 @@ class Work:
             self.screen.warn(f"{desk.reader.store.trouble}: clips are decoded anew each time")
         return intake
 
+    def _settle_bands(self, desk: judge.Desk, clips: list[Clip], intake: Intake) -> tuple[judge.Desk, list[str]]:
+        """Let recipe.yaml say in hertz what the domains share, where it is to be found in their clips; and what to know of it."""
+        found, lines = readiness.bands(desk, clips, intake)
+        if not found:
+            return desk, lines
+        data = self.recipe.data
+        data.streams = {name: {**spec, "band": list(found[name])} if name in found else spec for name, spec in data.streams.items()}
+        return replace(desk, reader=replace(desk.reader, streams=build.streams(self.recipe))), lines
+
     def _model(self, classes: Mapping[str, list[str]]) -> Fused:
         resumed = Checkpoints(self.folder / "checkpoint").exist()  # then every weight comes from the checkpoint
         torch.manual_seed(seed_of(self.recipe.seed, "model"))
@@ -149,7 +159,7 @@ class Work:
         if self.screen.first:
             bundles.write_text(self.folder / bundles.RECIPE, self.recipe.yaml())
 
-    def _notes(self, desk: judge.Desk, split: Splits, intake: Intake, model: Fused) -> dict[str, Any]:
+    def _notes(self, desk: judge.Desk, split: Splits, intake: Intake, model: Fused, bands: list[str]) -> dict[str, Any]:
         """What a reader of the numbers must know, on disk before training starts; weights are loaded here, once."""
         path = self.folder / bundles.NOTES
         before = bundles.read_json(path) if path.is_file() else {}
@@ -168,6 +178,7 @@ class Work:
             *found.warnings(),
             *readiness.random_and_frozen(model, self.recipe),
             *readiness.faceless(intake, desk),
+            *bands,
         ]
         for warning in warnings:
             self.screen.warn(warning)

@@ -3,10 +3,11 @@
 from crossfade.data.augment import blur, darken, noise_at_snr, sensor_noise, spectrogram_masks
 from crossfade.data.files import manifest, tree
 from crossfade.data.images import any_pictures, cifar, idx, scikit_digits
+from crossfade.data.log_mel import log_mel
 from crossfade.data.mammalps import mammalps
 from crossfade.data.ravdess import ravdess
 from crossfade.data.sounding import gain, pitch_shift, shift, time_stretch, white_noise
-from crossfade.data.streams import frames, image, log_mel, waveform
+from crossfade.data.streams import frames, image, waveform
 from crossfade.data.tensors import stored_frames, stored_mel
 from crossfade.data.warp import affine, centre_crop, crop, elastic, erase, flip, jitter
 from crossfade.data.wildlife import wildlife

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from crossfade.data.log_mel import LogMel
 from crossfade.data.mel import LOGARITHMS
-from crossfade.data.streams import STILL, Frames, LogMel, Still, Waveform
+from crossfade.data.streams import STILL, Frames, Still, Waveform
 
 if TYPE_CHECKING:
     from crossfade.clip import Named

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+SHARED: Literal["shared"] = "shared"  # a band that is yet to be found in the clips of the domains; see crossfade.data.band
+Band = tuple[float, float] | Literal["shared"] | None  # hertz
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,28 @@ class Levelled:
 
 def mel_bank(*, rate: int, n_fft: int, mels: int, low: float, high: float, scale: str) -> Tensor:
     """Triangular filters (n_fft // 2 + 1, mels) on the HTK or Slaney mel scale (Slaney 1998, Auditory Toolbox); computed in float64."""
-    to_mel, to_hertz, area = SCALES[scale]
-    edges = to_hertz(np.linspace(to_mel(np.array(low)), to_mel(np.array(high)), mels + 2))
+    edges, area = _edges(mels, low, high, scale), SCALES[scale][2]
     bins = np.linspace(0, rate / 2, n_fft // 2 + 1)[:, None]
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     triangles = np.maximum(0, np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre)))
     return torch.from_numpy(triangles * (2 / (right - left) if area else 1.0)).float()
+
+
+def silenced(bank: Tensor, centres: np.ndarray, band: Band) -> Tensor:
+    """The bank without the filters whose centres (mels,), in hertz, lie outside the band: what they hear is silence."""
+    if band is None or band == SHARED:
+        return bank
+    return bank * torch.from_numpy((centres >= band[0]) & (centres <= band[1]))
+
+
+def mel_centres(*, mels: int, low: float, high: float, scale: str) -> np.ndarray:
+    """(mels,) in hertz, where the filters are greatest."""
+    return _edges(mels, low, high, scale)[1:-1]
+
+
+def _edges(mels: int, low: float, high: float, scale: str) -> np.ndarray:
+    to_mel, to_hertz, _ = SCALES[scale]
+    return to_hertz(np.linspace(to_mel(np.array(low)), to_mel(np.array(high)), mels + 2))
 
 
 def _htk_mel(hertz: np.ndarray) -> np.ndarray:
