@@ -28,6 +28,7 @@ MELS = {
     "natural": {"seconds": 0.6399, "mels": 96, "low": 125, "high": 7500, "log": "natural"},
     "magnitude": {"n_fft": 512, "window": 320, "power": 1.0, "hop": 128},
     "wildlife": WILDLIFE,
+    "band": {"seconds": 0.6399, "mels": 96, "low": 125, "high": 7500, "log": "natural", "band": (144.0, 3837.0)},
 }
 
 

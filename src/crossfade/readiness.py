@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from crossfade import judge, settings
 from crossfade.clip import Clip, UserError
-from crossfade.data.band import APART, ENOUGH, Common, common_band
+from crossfade.data.band import APART, ENOUGH, Common, common_band, level
 from crossfade.data.intake import Intake
 from crossfade.data.loader import known_labels
 from crossfade.data.log_mel import LogMel
@@ -101,7 +100,7 @@ def faceless(intake: Intake, desk: judge.Desk) -> list[str]:
     return warnings
 
 
-def bands(desk: judge.Desk, clips: list[Clip], intake: Intake) -> tuple[dict[str, tuple[int, int]], list[str]]:
+def bands(desk: judge.Desk, clips: list[Clip], intake: Intake) -> tuple[dict[str, list[float]], list[str]]:
     """Stream -> the band in hertz that all domains carry, where the recipe asks for it; and what a reader must know of bands.
 
     Found in the sound of these clips, whatever their labels.
@@ -109,35 +108,65 @@ def bands(desk: judge.Desk, clips: list[Clip], intake: Intake) -> tuple[dict[str
     found, lines = {}, []
     names = [*desk.domains.source, *desk.domains.target] if desk.domains else []
     for name, stream in desk.reader.streams.items():
-        if not names or not isinstance(stream, LogMel) or stream.band not in (None, SHARED):
-            continue
-        there = [clip for clip in clips if name in intake.streams[clip.id]]
-        common = common_band(stream, {domain: _sounds(desk, [clip for clip in there if clip.domain == domain], name) for domain in names})
-        if stream.band == SHARED:
-            found[name] = _shared(common, f"data.streams.{name}.band", names)
-            lines.append(f"{name}: listens between {found[name][0]} and {found[name][1]} Hz, which {' and '.join(names)} all carry")
-        elif common and common.shared < common.filters:
-            lines.append(
-                f"{name}: the domains differ by more than {APART:g} dB outside {common.low} to {common.high} Hz, where a model may learn "
-                f"the channel and not the sound; data.streams.{name}.band=shared listens to what all carry"
-            )
+        if names and isinstance(stream, LogMel):
+            there = [clip for clip in clips if name in intake.streams[clip.id]]
+            band, line = BANDS.get(stream.band, _given)(desk, there, name, stream, names)
+            found |= {name: band} if band else {}
+            lines += [line] if line else []
     return found, lines
 
 
-def _sounds(desk: judge.Desk, clips: list[Clip], stream: str) -> Iterator[np.ndarray]:
-    """Decoded clips from all over the list, so that its order does not matter."""
-    return (desk.reader.read(clip, stream) for clip in clips[:: max(1, len(clips) // ENOUGH)])
+Settled = tuple[list[float] | None, str]  # the band of a stream, where it was to be found; a line to know, or ""
 
 
-def _shared(common: Common | None, where: str, domains: list[str]) -> tuple[int, int]:
-    if common is None:
-        raise UserError(f"{where}: found shared, but of {' and '.join(domains)} one has no sound in its training clips")
+def _given(desk: judge.Desk, clips: list[Clip], name: str, stream: LogMel, domains: list[str]) -> Settled:
+    return None, _hears(name, *stream.band)  # type: ignore[misc]
+
+
+def _shared(desk: judge.Desk, clips: list[Clip], name: str, stream: LogMel, domains: list[str]) -> Settled:
+    where, common = f"data.streams.{name}.band: found {SHARED}", _common(desk, clips, name, stream, domains)
+    if isinstance(common, str):
+        raise UserError(f"{where}, but no training clip of domain {common!r} has sound")
     if common.shared < LEAST * common.filters:
-        raise UserError(
-            f"{where}: found shared, but {' and '.join(domains)} carry {common.shared} of {common.filters} filters together; "
-            "give [low, high] in hertz, or null for all"
-        )
-    return common.low, common.high
+        raise UserError(f"{where}, but {_among(common, domains)}; give [low, high] in hertz, or null for all")
+    return [common.low, common.high], _hears(name, common.low, common.high)
+
+
+def _warned(desk: judge.Desk, clips: list[Clip], name: str, stream: LogMel, domains: list[str]) -> Settled:
+    common = _common(desk, clips, name, stream, domains)
+    if isinstance(common, str) or common.shared == common.filters:
+        return None, ""
+    remedy = f"band={SHARED} listens to what all carry" if common.shared >= LEAST * common.filters else "band=[low,high] chooses hertz"
+    return None, (
+        f"{name}: {_among(common, domains)}; elsewhere they differ by more than {APART:g} dB, and a model may learn the channel "
+        f"instead of the sound: data.streams.{name}.{remedy}"
+    )
+
+
+BANDS = {SHARED: _shared, None: _warned}
+
+
+def _hears(name: str, low: float, high: float) -> str:
+    return f"{name}: hears {low:g} to {high:g} Hz alone, by data.streams.{name}.band"
+
+
+def _among(common: Common, domains: list[str]) -> str:
+    where = f" ({common.low:g} to {common.high:g} Hz)" if common.shared else ""
+    return f"{' and '.join(domains)} carry {common.shared} of {common.filters} filters alike{where}"
+
+
+def _common(desk: judge.Desk, clips: list[Clip], name: str, stream: LogMel, domains: list[str]) -> Common | str:
+    """What the domains have in common, or the first of them without sound. Listens to clips from all over each list, whose order may be
+    that of its classes.
+    """
+    levels = []
+    for domain in domains:
+        own = [clip for clip in clips if clip.domain == domain]
+        found = level(stream, (desk.reader.read(clip, name) for clip in own[:: -(-len(own) // ENOUGH) or 1]))
+        if found is None:
+            return domain
+        levels.append(found)
+    return common_band(stream, levels)
 
 
 def learning(model: Fused, rates: Mapping[str, float | None]) -> int:

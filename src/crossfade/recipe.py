@@ -81,6 +81,7 @@ def _go_on_from(raw: dict[str, Any], run: Path) -> None:
     """Begin with a finished run's weights, without the phases that it has been through."""
     from safetensors import SafetensorError, safe_open
 
+    from crossfade.data.mel import SHARED
     from crossfade.deploy import bundle as bundles
 
     try:
@@ -89,13 +90,18 @@ def _go_on_from(raw: dict[str, Any], run: Path) -> None:
     except (OSError, SafetensorError):
         raise UserError(f"--from {run}: is no finished run; it has no {bundles.WEIGHTS} that can be read") from None
     parts = sorted({name.partition(".")[0] for name in names})
-    done = {phase["name"] for phase in settings.read_file(run / bundles.RECIPE)["phases"] if phase["epochs"]}
+    begun = settings.read_file(run / bundles.RECIPE)
+    done = {phase["name"] for phase in begun["phases"] if phase["epochs"]}
     left = [phase for phase in raw["phases"] if phase.get("name") not in done]
     if not left:
         raise UserError(
             f"--from {run}: it has been through all phases of this recipe ({', '.join(sorted(done))}), so none is left to train"
         )
     raw["phases"] = left
+    for name, stream in _mapping(_mapping(raw, "data"), "streams").items():  # the weights go on hearing what they have heard
+        heard = _mapping(begun["data"]["streams"], name).get("band")
+        if isinstance(stream, dict) and stream.get("band") == SHARED and heard:
+            stream["band"] = heard
     settings.put(raw, ["model", "init"], {**dict.fromkeys(parts, str(run)), **_mapping(_mapping(raw, "model"), "init")})
 
 

@@ -20,6 +20,7 @@ from crossfade.data.check import check as check_corpus
 from crossfade.data.inputs import clips_of
 from crossfade.data.intake import Intake
 from crossfade.data.labels import names_in
+from crossfade.data.mel import SHARED
 from crossfade.data.segments import sample_of, segments
 from crossfade.deploy import bundle as bundles
 from crossfade.deploy import exported
@@ -158,7 +159,11 @@ def _fed(raw: Any, where: str, overrides: Sequence[str], corpus: Path | None, al
     if corpus:
         recipes.point_at(raw, corpus)
     settings.override(raw, [override for override in overrides if override not in kinds])
-    return recipes.resolve(_without_training(raw, alone), where)
+    recipe = recipes.resolve(_without_training(raw, alone), where)
+    for name, stream in recipe.data.streams.items():
+        if stream.get("band") == SHARED:
+            raise UserError(f"data.streams.{name}.band: found {SHARED!r}; a finished run hears what it learnt with: [low, high], or null")
+    return recipe
 
 
 def _rebuilt(bundle: Bundle, recipe: Recipe) -> Fused:

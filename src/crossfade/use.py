@@ -57,7 +57,7 @@ def accepts(function: Callable[..., Any], option: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _schema(function: Callable[..., Any]) -> dict[str, tuple[TypeAdapter, Any]]:
-    hints = typing.get_type_hints(function)
+    hints = typing.get_type_hints(function, include_extras=True)
     parameters = inspect.signature(function).parameters.values()
     return {each.name: (TypeAdapter(hints[each.name]), each.default) for each in parameters if each.kind is each.KEYWORD_ONLY}
 

@@ -139,7 +139,7 @@ class Work:
         if not found:
             return desk, lines
         data = self.recipe.data
-        data.streams = {name: {**spec, "band": list(found[name])} if name in found else spec for name, spec in data.streams.items()}
+        data.streams = {name: {**spec, "band": found[name]} if name in found else spec for name, spec in data.streams.items()}
         return replace(desk, reader=replace(desk.reader, streams=build.streams(self.recipe))), lines
 
     def _model(self, classes: Mapping[str, list[str]]) -> Fused:
@@ -236,7 +236,8 @@ class Work:
         """Ask the model about the test before the first phase that learns from the target domain: the report says what that gave."""
         feed.begin(phase)
         path = self.folder / BEFORE
-        adapts = phase.teacher is not None or any(term.of == "target" for term in phase.objective.terms.values())
+        sees_target = phase.mix is None or phase.mix.get("target", 0.0) > 0
+        adapts = sees_target and (phase.teacher is not None or any(term.of == "target" for term in phase.objective.terms.values()))
         if adapts and feed.desk.domains and self.screen.first and not path.is_file():
             found = judge.predictions(feed.desk, feed.model, feed.parts["test"], feed.intake, "test")
             if found:

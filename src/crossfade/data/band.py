@@ -6,7 +6,7 @@ that, or nothing where there was sound, in the other; within what all of them ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -22,33 +22,28 @@ LOUD = 0.9  # the share of filters below the one that the others are measured ag
 
 @dataclass(frozen=True)
 class Common:
-    """From `low` to `high`, in whole hertz, lie `shared` of the stream's `filters`."""
+    """From `low` to `high`, in hertz, lie `shared` neighbours of the stream's `filters`."""
 
-    low: int
-    high: int
+    low: float
+    high: float
     shared: int
     filters: int
 
 
-def common_band(stream: LogMel, domains: Mapping[str, Iterable[np.ndarray]]) -> Common | None:
-    """The most neighbouring filters in which all domains lie within 30 dB of one another; None where a domain has no sound at all.
+def common_band(stream: LogMel, levels: Sequence[np.ndarray]) -> Common:
+    """The most neighbouring filters in which all domains' levels, (mels,) each, lie within 30 dB of one another."""
+    apart = np.ptp(np.stack(levels), axis=0)
+    empty = ~stream.bank.any(0).numpy()  # narrower than what the Fourier transform tells apart: they hear nothing anywhere
+    first, last = _longest(((apart <= APART) | empty).tolist())
+    centres = stream.centres[first:last] if last > first else np.zeros(1)
+    return Common(float(np.floor(centres[0])), float(np.ceil(centres[-1])), last - first, len(stream.centres))
 
-    `domains`: name -> decoded clips, float32 (N,). A domain's level in a filter is the median over its clips of the clip's mean energy
-    there, against the clip's own loud filters, so that neither gain nor the shares of classes decide.
+
+def level(stream: LogMel, clips: Iterable[np.ndarray]) -> np.ndarray | None:
+    """A domain's (mels,) in dB: the median over its clips, decoded (N,), of what each is against its own loud filters, so that neither gain
+    nor what share of the clips is quiet decides. None where no clip has sound.
     """
     ears = replace(stream, log="db", floor=FLOORS["db"], power=2.0, after=Levelled())
-    levels = [_level(ears, clips) for clips in domains.values()]
-    heard = np.stack([level for level in levels if level is not None])
-    if len(heard) < len(levels):
-        return None
-    within = heard.max(axis=0) - heard <= APART  # (domains, mels)
-    first, last = _longest(within.all(axis=0).tolist())
-    centres = stream.centres[first:last] if last > first else np.zeros(1)
-    return Common(int(np.floor(centres[0])), int(np.ceil(centres[-1])), last - first, len(stream.centres))
-
-
-def _level(ears: LogMel, clips: Iterable[np.ndarray]) -> np.ndarray | None:
-    """(mels,) in dB, or None where no clip has sound."""
     found = [_heard(ears, sound) for sound in islice((sound for sound in clips if sound.any()), ENOUGH)]
     return np.median(found, axis=0) if found else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch.nn.functional import pad
 
 from crossfade.clip import Clip, Spec, UserError
 from crossfade.data.augment import Augmentation, apply
-from crossfade.data.mel import FLOORS, LOGARITHMS, Band, Levelled, mel_bank, mel_centres, silenced
+from crossfade.data.mel import FLOORS, LOGARITHMS, Band, Levelled, mel_bank, mel_centres, within
 from crossfade.data.streams import Waveform, waveform
 
 
@@ -46,6 +47,12 @@ class LogMel:
     def key(self) -> dict[str, object]:
         return self.sound.key
 
+    @cached_property
+    def audible(self) -> slice:
+        """The filters within the band."""
+        inside = np.flatnonzero(within(self.centres, self.band))
+        return slice(int(inside[0]), int(inside[-1]) + 1)
+
     def decode(self, clip: Clip) -> np.ndarray:
         """The same array as `waveform` at this rate and length, so both share what is stored. Raises Unreadable."""
         return self.sound.decode(clip)
@@ -57,14 +64,17 @@ class LogMel:
     def finish(
         self, decoded: np.ndarray, augmentations: Sequence[Augmentation] = (), generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """float32 (N,) -> (1, mels, T), mask (T,): True for columns centred on the sound. Masks fall on those columns alone."""
+        """float32 (N,) -> (1, mels, T), mask (T,): True for columns centred on the sound. Masks fall on those columns and on audible
+        filters alone."""
         sound, real = self.sound.finish(decoded, augmentations, generator)
         whole = self.spectrogram(sound)
         mel = self.after(whole)
         columns = self.after.real(min(int(real.sum()) // self.hop + 1, whole.shape[-1]), whole.shape[-1])
         mask = torch.arange(mel.shape[-1]) < columns
-        heard = apply(augmentations, "spectrogram", mel[..., :columns], generator)
-        return (heard if mask.all() else torch.cat([heard, mel[..., columns:]], dim=-1)), mask
+        if augmentations:
+            mel = mel.clone()
+            mel[:, self.audible, :columns] = apply(augmentations, "spectrogram", mel[:, self.audible, :columns], generator)
+        return mel, mask
 
     def spectrogram(self, sound: Tensor) -> Tensor:
         """(samples,) -> (1, mels, 1 + samples // hop), the logarithm taken."""
@@ -105,7 +115,8 @@ def log_mel(
     `columns` of them are read off by linear interpolation from first to last: (1, mels, columns). The wildlife reference's arrays are
     seconds 10, mels 128, n_fft and window 2048, hop 512, scale slaney, take middle, top_db 80, unit, columns 128.
 
-    `band`: (low, high) in hertz outside of which filters hear silence while the shape stays; shared: what all domains carry.
+    `band`: (low, high) in hertz outside of which filters hear silence while the shape stays; shared: what all domains carry, which a
+    run finds (until then all is heard).
     """
     sound, top = waveform(rate=rate, seconds=seconds, take=take), rate / 2 if high is None else high
     if not 0 < window <= n_fft or hop < 1 or mels < 1 or power <= 0:
@@ -123,8 +134,8 @@ def log_mel(
     if columns is not None and columns < 1:
         raise UserError(f"log_mel.columns: {columns}; at least 1 is needed, or null for one every hop")
     centres = mel_centres(mels=mels, low=low, high=top, scale=scale)
-    bank = silenced(mel_bank(rate=rate, n_fft=n_fft, mels=mels, low=low, high=top, scale=scale), centres, band)
-    if not bank.any():
+    bank = mel_bank(rate=rate, n_fft=n_fft, mels=mels, low=low, high=top, scale=scale) * torch.from_numpy(within(centres, band))
+    if not within(centres, band).any():
         raise UserError(f"log_mel.band: found {band}; no filter is centred there, they lie from {centres[0]:.0f} to {centres[-1]:.0f} Hz")
     left = (n_fft - window) // 2
     taper = pad(torch.hann_window(window, periodic=True), (left, n_fft - window - left))

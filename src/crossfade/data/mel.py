@@ -5,15 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 SHARED: Literal["shared"] = "shared"  # a band that is yet to be found in the clips of the domains; see crossfade.data.band
-Band = tuple[float, float] | Literal["shared"] | None  # hertz
+
+
+def _is_band(given: Any) -> Any:
+    if given is None or given == SHARED:
+        return given
+    if not isinstance(given, list | tuple) or len(given) != 2 or not all(isinstance(each, int | float) for each in given):
+        raise PydanticCustomError("band", "it is [low, high] in hertz, shared (what all domains carry), or null for everything")
+    if not 0 <= given[0] < given[1] < math.inf:
+        raise PydanticCustomError("band", "0 ≤ low < high is needed, in hertz")
+    return given
+
+
+Band = Annotated[tuple[float, float] | Literal["shared"] | None, BeforeValidator(_is_band)]
 
 
 @dataclass(frozen=True)
@@ -48,11 +62,11 @@ def mel_bank(*, rate: int, n_fft: int, mels: int, low: float, high: float, scale
     return torch.from_numpy(triangles * (2 / (right - left) if area else 1.0)).float()
 
 
-def silenced(bank: Tensor, centres: np.ndarray, band: Band) -> Tensor:
-    """The bank without the filters whose centres (mels,), in hertz, lie outside the band: what they hear is silence."""
+def within(centres: np.ndarray, band: Band) -> np.ndarray:
+    """(mels,) bool: which filters, by their centres in hertz, a band leaves their hearing."""
     if band is None or band == SHARED:
-        return bank
-    return bank * torch.from_numpy((centres >= band[0]) & (centres <= band[1]))
+        return np.ones(len(centres), dtype=bool)
+    return (centres >= band[0]) & (centres <= band[1])
 
 
 def mel_centres(*, mels: int, low: float, high: float, scale: str) -> np.ndarray:
