@@ -137,3 +137,12 @@ def test_phase_one_can_come_from_a_finished_run(sounds: Path, tmp_path: Path, _i
         crossfade.load(
             "cough", SMALL, corpus=given, start=tmp_path / "whole" if (tmp_path / "whole").exists() else train(given, tmp_path / "all")
         )
+
+
+def test_what_it_was_before_is_asked_when_the_target_is_first_seen(sounds: Path, tmp_path: Path, _in_a_hurry):
+    """A first phase may have a teacher too, for its steadier weights; it has not adapted for that."""
+    given, steadier = table(tmp_path, sounds, permuted=False), ["phases.source.teacher={momentum: 0.5}", "phases.source.keep=teacher"]
+    source = train(given, tmp_path / "source", *steadier, "phases.adapt.epochs=0")
+    before = Predictions.read(train(given, tmp_path / "both", *steadier) / work.BEFORE)
+    after = Predictions.read(source / "predictions.csv").where(split="test")
+    assert before.clip == after.clip and np.allclose(before.probability, after.probability, atol=1e-6)
