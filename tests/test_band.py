@@ -138,8 +138,8 @@ def test_a_run_finds_the_band_and_says_so(sounds: Path, tmp_path: Path, _in_a_hu
     crossfade.train(recipe, tmp_path / "run", screen=QUIET)
     low, high = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["data"]["streams"]["audio"]["band"]
     assert low < 400 and 1900 < high < 3000
-    said = json.loads((tmp_path / "run" / "notes.json").read_text())["warnings"]
-    assert f"audio: hears {low:g} to {high:g} Hz alone, by data.streams.audio.band" in said
+    line = f"audio: hears {low:g} to {high:g} Hz alone, by data.streams.audio.band"
+    assert json.loads((tmp_path / "run" / "notes.json").read_text())["heard"] == [line]
     assert recipe.data.streams["audio"]["band"] == "shared", "the recipe that was given stays as it was"
     with pytest.raises(UserError, match=r"band: found 'shared'; a finished run hears what it learnt with"):
         crossfade.evaluate(tmp_path / "run", overrides=["data.streams.audio.band=shared"])

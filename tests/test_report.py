@@ -437,7 +437,8 @@ def test_before_and_after_adaptation_say_whether_it_helped():
 
 def test_the_source_is_shown_under_its_own_name():
     found = summary(table(count=80, classes=COUGH, seed=4), resamples=50)
-    text = Page(render_report(coughs(source=found, source_name="call <centre>"))).text
+    text = Page(render_report(coughs(source=found, source_name="call <centre>", heard=["audio: hears 144 to 3837 Hz alone"]))).text
+    assert "audio: hears 144 to 3837 Hz alone" in text
     assert f"call <centre> 80 {found['macro_f1']:.1%}" in text
     assert "the target domain 150" in text
 

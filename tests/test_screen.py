@@ -61,6 +61,8 @@ def test_the_number_shown_is_the_one_that_decides():
     terminal.kept(PHASE, {"epoch": 1, "score": -0.1})
     assert "Calibration error (ECE) 0.100\n" in text.getvalue()
     assert "kept epoch 1 (Calibration error (ECE) on val 0.100)" in text.getvalue()
+    terminal.kept(SimpleNamespace(name="source", epochs=1, select=SimpleNamespace(name="last")), {"epoch": 1, "score": 1.0})
+    assert "kept epoch 1 (its last, as asked)" in text.getvalue()
 
 
 def test_a_stop_in_the_middle_gives_the_cursor_back():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -100,20 +100,25 @@ def faceless(intake: Intake, desk: judge.Desk) -> list[str]:
     return warnings
 
 
-def bands(desk: judge.Desk, clips: list[Clip], intake: Intake) -> tuple[dict[str, list[float]], list[str]]:
-    """Stream -> the band in hertz that all domains carry, where the recipe asks for it; and what a reader must know of bands.
+class Bands(NamedTuple):
+    """`found`: stream -> the band in hertz that all domains carry, where the recipe asks for it; lines on what is heard, and to warn of."""
 
-    Found in the sound of these clips, whatever their labels.
-    """
-    found, lines = {}, []
+    found: dict[str, list[float]]
+    heard: list[str]
+    warnings: list[str]
+
+
+def bands(desk: judge.Desk, clips: list[Clip], intake: Intake) -> Bands:
+    """What several domains carry, by the sound of these clips, whatever their labels. UserError where they share too little."""
+    bands = Bands({}, [], [])
     names = [*desk.domains.source, *desk.domains.target] if desk.domains else []
     for name, stream in desk.reader.streams.items():
         if names and isinstance(stream, LogMel):
             there = [clip for clip in clips if name in intake.streams[clip.id]]
             band, line = BANDS.get(stream.band, _given)(desk, there, name, stream, names)
-            found |= {name: band} if band else {}
-            lines += [line] if line else []
-    return found, lines
+            bands.found.update({name: band} if band else {})
+            (bands.warnings if stream.band is None else bands.heard).extend([line] if line else [])
+    return bands
 
 
 Settled = tuple[list[float] | None, str]  # the band of a stream, where it was to be found; a line to know, or ""

@@ -115,11 +115,14 @@ class Terminal:
             self.console.print(line)
 
     def kept(self, phase: Phase, best: dict[str, Any]) -> None:
+        from crossfade.training.loop import LAST
+
         if not phase.epochs:
             return
         which = f"epoch {best['epoch']}" if best["epoch"] else "its start, which no epoch bettered"
         own = getattr(phase.select, "name", None)
         by = f"{HEADLINES.get(own, own)} {best['score']:.3f}" if own else f"{self._metric[1]} on val {abs(best['score']):.3f}"
+        by = by if own != LAST else "its last, as asked"
         self.say(f"phase {phase.name}: kept {which} ({by})")
 
     def close(self) -> None:

@@ -133,14 +133,14 @@ class Work:
             self.screen.warn(f"{desk.reader.store.trouble}: clips are decoded anew each time")
         return intake
 
-    def _settle_bands(self, desk: judge.Desk, clips: list[Clip], intake: Intake) -> tuple[judge.Desk, list[str]]:
+    def _settle_bands(self, desk: judge.Desk, clips: list[Clip], intake: Intake) -> tuple[judge.Desk, readiness.Bands]:
         """Let recipe.yaml say in hertz what the domains share, where it is to be found in their clips; and what to know of it."""
-        found, lines = readiness.bands(desk, clips, intake)
-        if not found:
-            return desk, lines
-        data = self.recipe.data
+        bands = readiness.bands(desk, clips, intake)
+        if not bands.found:
+            return desk, bands
+        data, found = self.recipe.data, bands.found
         data.streams = {name: {**spec, "band": found[name]} if name in found else spec for name, spec in data.streams.items()}
-        return replace(desk, reader=replace(desk.reader, streams=build.streams(self.recipe))), lines
+        return replace(desk, reader=replace(desk.reader, streams=build.streams(self.recipe))), bands
 
     def _model(self, classes: Mapping[str, list[str]]) -> Fused:
         resumed = Checkpoints(self.folder / "checkpoint").exist()  # then every weight comes from the checkpoint
@@ -159,7 +159,7 @@ class Work:
         if self.screen.first:
             bundles.write_text(self.folder / bundles.RECIPE, self.recipe.yaml())
 
-    def _notes(self, desk: judge.Desk, split: Splits, intake: Intake, model: Fused, bands: list[str]) -> dict[str, Any]:
+    def _notes(self, desk: judge.Desk, split: Splits, intake: Intake, model: Fused, bands: readiness.Bands) -> dict[str, Any]:
         """What a reader of the numbers must know, on disk before training starts; weights are loaded here, once."""
         path = self.folder / bundles.NOTES
         before = bundles.read_json(path) if path.is_file() else {}
@@ -168,7 +168,7 @@ class Work:
         loads = [f"{name}: {encoder.report.line()}" for name, encoder in model.encoders.items() if encoder.report]  # type: ignore[union-attr]
         for part, source in self.recipe.model.init.items():
             loads.append(f"{part}: {readiness.warm_start(model, part, source, self.recipe.model.allow_missing).line()}")
-        for line in loads:
+        for line in [*loads, *bands.heard]:
             self.screen.say(line)
         found = judge.bad(self.corpus, intake, desk.reader)
         own = [f"{name}: {encoder.note}" for name, encoder in model.encoders.items() if encoder.note]
@@ -178,7 +178,7 @@ class Work:
             *found.warnings(),
             *readiness.random_and_frozen(model, self.recipe),
             *readiness.faceless(intake, desk),
-            *bands,
+            *bands.warnings,
         ]
         for warning in warnings:
             self.screen.warn(warning)
@@ -187,6 +187,7 @@ class Work:
             "skipped": [list(entry) for entry in found.files],
             "partly": [list(entry) for entry in found.partly],
             "loads": loads,
+            "heard": bands.heard,
             "unseen": _unseen(split),
             "streams": count_by_streams(intake.streams),
             "counts": split.counts(self.recipe.targets[0], several=desk.several(self.recipe.targets[0])),
@@ -303,6 +304,7 @@ class Work:
             counts=notes["counts"],
             skipped=[(path, reason) for path, reason in notes["skipped"]],
             loads=notes["loads"],
+            heard=notes.get("heard", []),
             examples=examples,
             command=notes["command"],
             group_name=self.corpus.group_name,

@@ -42,6 +42,7 @@ class ReportContent:
     counts: dict[str, dict[str, int]] = field(default_factory=dict)  # split -> class -> clips
     skipped: list[tuple[str, str]] = field(default_factory=list)  # (file, reason)
     loads: list[str] = field(default_factory=list)  # what became of the weights
+    heard: list[str] = field(default_factory=list)  # which frequencies of two domains are listened to
     examples: Examples | None = None  # clip id -> what to hear and see of it
     command: str = ""
     group_name: str = "group"  # the singular word: "actor", "speaker", "patient"
