@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import numpy as np
 
@@ -44,7 +43,7 @@ def level(stream: LogMel, clips: Iterable[np.ndarray]) -> np.ndarray | None:
     nor what share of the clips is quiet decides. None where no clip has sound.
     """
     ears = replace(stream, log="db", floor=FLOORS["db"], power=2.0, after=Levelled())
-    found = [_heard(ears, sound) for sound in islice((sound for sound in clips if sound.any()), ENOUGH)]
+    found = [_heard(ears, sound) for sound in clips if sound.any()]
     return np.median(found, axis=0) if found else None
 
 

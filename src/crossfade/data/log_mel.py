@@ -134,9 +134,10 @@ def log_mel(
     if columns is not None and columns < 1:
         raise UserError(f"log_mel.columns: {columns}; at least 1 is needed, or null for one every hop")
     centres = mel_centres(mels=mels, low=low, high=top, scale=scale)
-    bank = mel_bank(rate=rate, n_fft=n_fft, mels=mels, low=low, high=top, scale=scale) * torch.from_numpy(within(centres, band))
-    if not within(centres, band).any():
+    heard = within(centres, band)
+    if not heard.any():
         raise UserError(f"log_mel.band: found {band}; no filter is centred there, they lie from {centres[0]:.0f} to {centres[-1]:.0f} Hz")
+    bank = mel_bank(rate=rate, n_fft=n_fft, mels=mels, low=low, high=top, scale=scale) * torch.from_numpy(heard)
     left = (n_fft - window) // 2
     taper = pad(torch.hann_window(window, periodic=True), (left, n_fft - window - left))
     after = Levelled(top_db, unit, columns)
