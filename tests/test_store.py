@@ -253,6 +253,24 @@ def test_where_it_lies(monkeypatch):
     assert default_root() == Path("/cache/crossfade/store")
 
 
+@pytest.mark.parametrize("cleared", ["", "ab"], ids=["the shelf", "a folder on it"])
+def test_a_folder_cleared_as_it_is_found_is_made_again(store, monkeypatch, cleared):
+    """Another process makes the folder just before this one does, and takes it away just after."""
+    shelf = store.shelf(MADE_BY, what="decoded sound")
+    make, late = os.mkdir, [shelf.folder / cleared]
+
+    def found_there(path, *rest):
+        if late == [Path(path)]:
+            late.clear()
+            raise FileExistsError(17, "File exists", str(path))
+        make(path, *rest)
+
+    monkeypatch.setattr(os, "mkdir", found_there)
+    shelf.get("abcd", lambda: ARRAY)
+    assert not store.trouble and not late
+    assert np.array_equal(shelf.get("abcd", never), ARRAY)
+
+
 HAMMER = """
 import sys, numpy as np
 from pathlib import Path

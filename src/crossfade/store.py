@@ -200,7 +200,8 @@ class Shelf:
     def temporary(self) -> Path:
         """A name of its own on this shelf, to write to and to rename from. The shelf is made where it is not there yet."""
         if not (self.folder / ABOUT).is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.store.root.mkdir(parents=True, exist_ok=True)
+            _make(self.folder)
             self._describe(self.about)
         return self.folder / f"{uuid4().hex}.tmp"
 
@@ -223,9 +224,17 @@ class Shelf:
 
     def _write(self, path: Path, content: bytes) -> None:
         temporary = self.temporary()
-        path.parent.mkdir(exist_ok=True)
+        _make(path.parent)
         _write_whole(path, temporary, content)
         self.store.wrote(len(content))
+
+
+def _make(folder: Path) -> None:
+    """Make a folder, or find it there. `exist_ok` would look again and fail where another process has cleared the folder in between;
+    here the next write to it finds that out.
+    """
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
 
 
 def _packed(array: np.ndarray) -> bytes:
