@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -315,6 +316,21 @@ def test_two_processes_write_at_once(tmp_path, role, rounds):
     runs = [subprocess.Popen(words, stderr=subprocess.PIPE) for _ in range(2)]
     assert [(run.communicate()[1].decode()[-300:], run.returncode) for run in runs] == [("", 0)] * 2
     assert role == "cleared" or not list(tmp_path.rglob("*.tmp"))  # clearing beside a writer may leave one, swept a day later
+
+
+@pytest.mark.parametrize("look", ["scandir", "listdir"])
+def test_a_shelf_cleared_as_it_is_looked_at_holds_nothing(shelf, monkeypatch, look):
+    """Another process takes it away between the question whether it is there and the look into it."""
+    rows, real = filled(shelf), getattr(os, look)
+
+    def gone(path=".", *rest):
+        if Path(path) == shelf.folder:
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return real(path, *rest)
+
+    monkeypatch.setattr(os, look, gone)
+    assert Rows(shelf).missing(NAMES) in ([], [*range(COUNT)]) and rows.missing(NAMES) == []
+    assert not shelf.store.full
 
 
 def test_rows_that_another_process_wrote_are_seen_without_asking_twice(shelf):

@@ -92,13 +92,18 @@ class Rows:
         """Open the segments that are new here. Those that were opened stay, also where their folder has been cleared since."""
         if not self.shelf.store.keep:
             return
-        names = sorted(path.name for path in self.shelf.folder.glob(f"{PREFIX}*"))
-        found = {name: self._open(name) for name in names if name not in self._segments}
+        found = {name: self._open(name) for name in self._names() if name not in self._segments}
         new = {name: segment for name, segment in found.items() if segment}
         if new:
             self._segments |= new
             self._index = Index(list(self._segments.values()))
             self._row_bytes = self._index.segments[0].row_bytes
+
+    def _names(self) -> list[str]:
+        try:
+            return sorted(path.name for path in self.shelf.folder.iterdir() if path.name.startswith(PREFIX))
+        except OSError:  # no shelf yet, or another process has just cleared it; a write to one that may not be read says why
+            return []
 
     def _open(self, name: str) -> Segment | None:
         folder = self.shelf.folder / name
