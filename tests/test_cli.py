@@ -52,12 +52,21 @@ def test_help_names_every_verb():
 
 
 def test_train_prints_the_numbers_and_where_the_report_is(place: Path, demo_clips: Path, tmp_path: Path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".recipe.yaml.7.tmp").touch()  # by a run that was killed as it began
     words = ["train", place / "tiny.yaml", "--data", demo_clips, "--out", tmp_path / "run", "phases.all.steps=1", *SOUND_ONLY]
     said = crossfade(*words)
-    assert said.code == 0 and "macro-F1" in said.out and f"report: {tmp_path / 'run' / 'report.html'}" in said.out
+    assert (
+        said.code == 0
+        and not list((tmp_path / "run").glob(".*"))
+        and "macro-F1" in said.out
+        and f"report: {tmp_path / 'run' / 'report.html'}" in said.out
+    )
     assert "kept" in said.err and "\x1b" not in said.out + said.err and "\r" not in said.err
+    (tmp_path / "run" / "checkpoint").mkdir()  # by one that was killed just after it had written its numbers
     again = crossfade("train", "--resume", tmp_path / "run")
     assert again.code == 0 and "finished already" in again.err and again.out == said.out
+    assert not (tmp_path / "run" / "checkpoint").exists()
 
 
 def test_train_as_json_says_nothing_else(place: Path, demo_clips: Path, tmp_path: Path):

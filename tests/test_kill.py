@@ -5,6 +5,7 @@ Two kills by default; CROSSFADE_KILLS=30 makes it the acceptance test.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -101,13 +102,16 @@ def test_a_killed_run_ends_as_the_undisturbed_one(place: Path, undisturbed: tupl
 def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(place: Path, undisturbed: tuple[Path, float], asked: int, code: int):
     """To the whole group, as a terminal and a batch system send it: the loader's worker gets it too."""
     whole, _ = undisturbed
-    run = f"signal-{asked}"
-    process = command(place, "train", "tiny.yaml", "data.workers=1", "--out", run)
-    while not (place / run / "checkpoint" / "state.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.002)
-    os.killpg(process.pid, asked)
-    _, errors = process.communicate()
+    for attempt in range(5):  # a stall of this machine may let a run of a second end before the signal is sent
+        run = f"signal-{asked}-{attempt}"
+        process = command(place, "train", "tiny.yaml", "data.workers=1", "--out", run)
+        while not (place / run / "checkpoint" / "state.pt").exists() and process.poll() is None:
+            time.sleep(0.002)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, asked)
+        _, errors = process.communicate()
+        if not (place / run / "metrics.json").exists():
+            break
     assert process.returncode == code, errors
     assert f"crossfade train --resume {run}" in errors
     assert "Traceback" not in errors

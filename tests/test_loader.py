@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from crossfade.clip import UNKNOWN, Clip
 from crossfade.data import loader as loader_file
@@ -200,7 +203,22 @@ def test_workers_end_with_their_loader_and_at_once(samples):
     workers = two._live._iterator._workers
     started = time.perf_counter()
     del two
-    assert not any(worker.is_alive() for worker in workers) and time.perf_counter() - started < 4
+    assert not any(worker.is_alive() for worker in workers) and time.perf_counter() - started < 8  # where the sweep ends them it takes 10 s
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="signals go to a group of processes where there is fork")
+def test_a_signal_does_not_end_a_worker_that_is_just_starting(samples, epoch, monkeypatch):
+    """PyTorch lets SIGTERM end its workers, and imports for milliseconds before it asks us what they are to do."""
+    set_by_torch = signal_handling._set_worker_signal_handlers
+
+    def asked_to_end():
+        set_by_torch()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(signal_handling, "_set_worker_signal_handlers", asked_to_end)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    assert same(list(make(samples, workers=1).shuffled(0, "train", 1)), epoch)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
 def test_persistent_workers_and_prefetch_only_above_nought(samples):

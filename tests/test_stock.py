@@ -150,3 +150,21 @@ def test_a_shelf_that_another_process_clears_while_it_is_listed_is_left_out(stor
     assert len(listing(store.root)) == before - 1
     monkeypatch.undo()
     assert clear(store.root) > 0 and not listing(store.root)
+
+
+@pytest.mark.parametrize("where", ["", "seg-"], ids=["on the shelf", "in a part of it"])
+def test_what_a_writer_still_puts_on_a_shelf_that_is_being_cleared_goes_too(store, monkeypatch, where):
+    """It looked the folder up before that was set aside."""
+    remove, late = os.rmdir, []
+
+    def put_first(path, **more):
+        aside = next(iter(store.root.glob("*.cleared")))
+        places = list(aside.glob(f"{where}*")) if where else [aside] if Path(path) == aside else []
+        if places and not late:
+            late.append(places[0] / "late.tmp")
+            late[0].touch()
+        remove(path, **more)
+
+    monkeypatch.setattr(os, "rmdir", put_first)
+    clear(store.root)
+    assert late and list(store.root.iterdir()) == []

@@ -142,7 +142,9 @@ def test_folds_predict_each_clip_once_and_go_on_after_a_kill(place: Path, demo_c
     monkeypatch.setattr(work.Work, "train_one", killed)
     with pytest.raises(Killed):
         verbs.train(recipe, place / "killed", screen=QUIET)
+    (place / "killed" / "fold-1" / "checkpoint").mkdir()  # had it been killed just after writing the fold's numbers
     verbs.resume(place / "killed", screen=QUIET)
+    assert not (place / "killed" / "fold-1" / "checkpoint").exists()
     assert rounds == ["fold-1", "fold-2", "fold-2", "fold-3"]
     assert same_bytes(place / "folds", place / "killed", "predictions.csv", "metrics.json")
     assert same_bytes(place / "folds" / "fold-2", place / "killed" / "fold-2", "model.safetensors", "metrics.json")

@@ -63,6 +63,8 @@ def train(recipe: Recipe, folder: Path | str, *, screen: Terminal | None = None,
 
 def claim(folder: Path, recipe: str) -> None:
     """Begin a run's folder with its recipe. UserError where something is there."""
+    for left in folder.glob(f".{bundles.RECIPE}.*.tmp"):  # by a run that was killed as it began
+        left.unlink()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         begun = (folder / bundles.RECIPE).is_file()
         ways = f"go on with `crossfade train --resume {folder}` or choose another --out" if begun else "choose another --out"
@@ -89,10 +91,17 @@ def resume(folder: Path, *, screen: Terminal | None = None) -> dict[str, Any]:
     screen = screen or Terminal()
     if not (folder / bundles.RECIPE).is_file():
         raise UserError(f"{folder}: has no {bundles.RECIPE}, so there is nothing to resume")
-    if (folder / bundles.METRICS).is_file():
-        screen.say(f"{folder} is finished already")
-        return bundles.read_json(folder / bundles.METRICS)
-    return _go_on(recipes.resolve(settings.read_file(folder / bundles.RECIPE), str(folder / bundles.RECIPE)), folder, screen)
+    done = finished(folder, screen)
+    return done or _go_on(recipes.resolve(settings.read_file(folder / bundles.RECIPE), str(folder / bundles.RECIPE)), folder, screen)
+
+
+def finished(folder: Path, screen: Terminal) -> dict[str, Any] | None:
+    """What a run that is done came to, or None. A kill just after the numbers were written leaves a checkpoint, which goes now."""
+    if not (folder / bundles.METRICS).is_file():
+        return None
+    Checkpoints(folder / "checkpoint").clear()
+    screen.say(f"{folder} is finished already")
+    return bundles.read_json(folder / bundles.METRICS)
 
 
 def _go_on(recipe: Recipe, folder: Path, screen: Terminal, command: str = "") -> dict[str, Any]:

@@ -7,6 +7,8 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+ASKED = (signal.SIGINT, signal.SIGTERM)
+
 
 @dataclass(frozen=True)
 class Stop:
@@ -29,7 +31,7 @@ def stopping() -> Iterator[Stop]:
         stop.caught.append(number)
 
     try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, ask) for number in ASKED}
     except ValueError:
         before = {}
     try:
@@ -37,3 +39,24 @@ def stopping() -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def withheld() -> Iterator[None]:
+    """A process that starts within it gets neither signal before it says `outlive`: until then PyTorch's workers would end by SIGTERM."""
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows, where no signal goes to a group
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    else:
+        yield
+
+
+def outlive(worker: int = 0) -> None:
+    """A terminal or batch system signals the whole group; the run still needs its workers to reach the checkpoint, and ends them itself."""
+    for number in ASKED:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import shutil
@@ -88,11 +89,15 @@ def _delete(entry: Entry) -> int:
         entry.folder.rename(aside)
     except FileNotFoundError:  # another process cleared it
         return 0
-    with contextlib.suppress(FileNotFoundError):  # another process finishes this
-        for path in aside.iterdir():
-            if path.name != ABOUT:  # the last to go, so that what is left of this after a kill is still known as ours
-                _remove(path)
-        shutil.rmtree(aside)
+    while aside.is_dir():
+        try:
+            for path in aside.iterdir():
+                if path.name != ABOUT:  # the last to go, so that what is left of this after a kill is still known as ours
+                    _remove(path)
+            shutil.rmtree(aside)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):  # another process deletes it too, or had begun to write to it
+                raise
     return entry.bytes
 
 

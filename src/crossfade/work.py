@@ -75,14 +75,16 @@ class Work:
         """One bundle a fold in `fold-1` …; the pooled test predictions, each clip once, are what is judged."""
         for number, split in enumerate(splits, 1):
             folder = self.folder / f"fold-{number}"
-            if not (folder / bundles.METRICS).is_file():
-                self.screen.say(f"fold {number} of {len(splits)}")
-                given = {**self.recipe.data.split, "fold": number - 1}
-                recipe = self.recipe.model_copy(update={"data": self.recipe.data.model_copy(update={"split": given})})
-                if self.screen.first:
-                    folder.mkdir(exist_ok=True)
-                    bundles.write_text(folder / bundles.RECIPE, recipe.yaml())
-                replace(self, recipe=recipe, folder=folder).train_one(split)
+            if (folder / bundles.METRICS).is_file():
+                Checkpoints(folder / "checkpoint").clear()  # left by a kill just after the numbers were written
+                continue
+            self.screen.say(f"fold {number} of {len(splits)}")
+            given = {**self.recipe.data.split, "fold": number - 1}
+            recipe = self.recipe.model_copy(update={"data": self.recipe.data.model_copy(update={"split": given})})
+            if self.screen.first:
+                folder.mkdir(exist_ok=True)
+                bundles.write_text(folder / bundles.RECIPE, recipe.yaml())
+            replace(self, recipe=recipe, folder=folder).train_one(split)
         return self._pool(len(splits)) if self.screen.first else {}
 
     def train_one(self, split: Splits) -> dict[str, Any]:

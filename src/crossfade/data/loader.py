@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from crossfade.data.augment import Augmentation
 from crossfade.data.chosen import of_clip
 from crossfade.data.intake import Reader
 from crossfade.data.stored import Draws, Stored
+from crossfade.signals import outlive, withheld
 
 if TYPE_CHECKING:
     from crossfade.clip import Named
@@ -161,7 +161,7 @@ class Loader:
     def _serve(self, plan: list[torch.Tensor], tag: tuple[object, ...]) -> Served:
         self._turn.plan[:], self._turn.tag = plan, tag
         if self._live is None and self.samples.fresh:
-            more = {"persistent_workers": True, "prefetch_factor": 2, "worker_init_fn": _outlive_signals} if self.workers else {}
+            more = {"persistent_workers": True, "prefetch_factor": 2, "worker_init_fn": outlive} if self.workers else {}
             self._live = DataLoader(self.samples, batch_sampler=self._turn, collate_fn=_collate, num_workers=self.workers, **more)
         return Served(plan, tag, self.labels, self.stored, self._live)
 
@@ -191,7 +191,9 @@ class Served:
     made: Iterable[Named] | None
 
     def __iter__(self) -> Iterator[Named]:
-        for rows, made in zip(self.plan, self.made or itertools.repeat({}), strict=False):
+        with withheld():
+            fresh = iter(self.made or itertools.repeat({}))  # workers start here
+        for rows, made in zip(self.plan, fresh, strict=False):
             batch = {"index": rows, **{target: known[rows] for target, known in self.labels.items()}, **made}
             for stored in self.stored:
                 batch |= stored.states(rows, self.tag)
@@ -199,12 +201,6 @@ class Served:
 
     def __len__(self) -> int:
         return len(self.plan)
-
-
-def _outlive_signals(worker: int) -> None:
-    """A terminal or batch system signals the whole group; the run still needs its workers to reach the checkpoint, and ends them itself."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _collate(samples: list[tuple[int, dict[str, tuple[torch.Tensor, torch.Tensor]]]]) -> Named:

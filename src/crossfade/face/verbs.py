@@ -12,7 +12,7 @@ from crossfade.deploy import bundle as bundles
 from crossfade.evaluation.face import MEASURES
 from crossfade.face import recipe as recipes
 from crossfade.face.recipe import FaceRecipe
-from crossfade.run import claim, give_back
+from crossfade.run import claim, finished, give_back
 from crossfade.screen import Terminal
 from crossfade.signals import stopping
 
@@ -39,10 +39,8 @@ def train(recipe: FaceRecipe, folder: Path | str, *, screen: Terminal | None = N
 def resume(folder: Path, *, screen: Terminal | None = None) -> dict[str, Any]:
     """Go on with a run from its last checkpoint to the same end, bit for bit on a CPU, as if it had never stopped."""
     screen = screen or Terminal()
-    if (folder / bundles.METRICS).is_file():
-        screen.say(f"{folder} is finished already")
-        return bundles.read_json(folder / bundles.METRICS)
-    return _go_on(recipes.resolve(settings.read_file(folder / bundles.RECIPE)), folder, screen)
+    done = finished(folder, screen)
+    return done or _go_on(recipes.resolve(settings.read_file(folder / bundles.RECIPE)), folder, screen)
 
 
 def _go_on(recipe: FaceRecipe, folder: Path, screen: Terminal, command: str = "") -> dict[str, Any]:
