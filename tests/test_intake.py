@@ -223,9 +223,9 @@ def test_seventy_thousand_are_taken_in_in_no_time(store, tmp_path):
     path = write(tmp_path / "many", idx_bytes(np.zeros((70_000, 2, 2), np.uint8)))
     media = {"image": path}
     clips = [Clip(str(number), media, {}, str(number), item=number) for number in range(70_000)]
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(take_in(clips, stills(store)).clips) == 70_000
-    assert time.perf_counter() - started < 3, "about 0.3 s"
+    assert time.process_time() - started < 3, "about 0.3 s"
 
 
 def test_a_folder_as_people_have_them(store, tmp_path):

@@ -177,9 +177,9 @@ def chain(count: int, changed: dict[int, int]) -> Structure:
 
 def test_a_thousand_layers_take_seconds():
     a, b = chain(1000, {}), chain(1000, dict.fromkeys(range(0, 1000, 97), 99))
-    began = time.perf_counter()
+    began = time.process_time()
     found = compare(a, b)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     assert [one.a for one in found.own] == [f"layer{number}" for number in range(0, 1000, 97)]
 
 
