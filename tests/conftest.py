@@ -10,9 +10,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 from tiny import crossfade, write_recipe
 
 from crossfade.data.demo import write_demo
+
+# The same examples each time, so that a change is judged by what it changed; `--hypothesis-profile=default` looks for new ones.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session", autouse=True)
