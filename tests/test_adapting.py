@@ -15,6 +15,7 @@ from tiny import QUIET, metrics_of, same_bytes
 import crossfade
 from crossfade import work
 from crossfade.evaluation.predictions import Predictions
+from crossfade.evaluation.report import write_report
 from crossfade.training.loop import Interrupted
 
 SMALL = [
@@ -97,6 +98,21 @@ def test_labels_that_may_be_used_are_used(sounds: Path, tmp_path: Path, _in_a_hu
     )
     counts = [sum(json.loads((folder / "notes.json").read_text())["counts"]["train"].values()) for folder in (none, some)]
     assert counts[0] == 24 and 27 <= counts[1] <= 45 and not same_bytes(none, some, "model.safetensors")
+
+
+def test_a_target_without_any_label_is_adapted_to_and_reported(sounds: Path, tmp_path: Path, _in_a_hurry, monkeypatch):
+    monkeypatch.setattr(work, "write_report", write_report)
+    labelled = table(tmp_path, sounds, permuted=False)
+    bare = tmp_path / "bare.csv"
+    bare.write_text("\n".join(line.rpartition(",")[0] + "," if ",new," in line else line for line in labelled.read_text().splitlines()))
+    runs = [train(path, tmp_path / path.stem) for path in (labelled, bare)]
+    assert same_bytes(*runs, "model.safetensors")
+    ours, bares = (Predictions.read(run / "predictions.csv") for run in runs)
+    assert ours.clip == bares.clip and (ours.probability == bares.probability).all()
+    metrics = metrics_of(runs[1])
+    assert metrics["source"] == metrics_of(runs[0])["source"] and "before" not in metrics and not (runs[1] / "checkpoint").exists()
+    assert "macro_f1" not in metrics.get("test", {}) and "Adaptation" not in (runs[1] / "report.html").read_text()
+    assert "Adaptation" in (runs[0] / "report.html").read_text()
 
 
 class Stopping(Watching):

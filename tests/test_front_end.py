@@ -121,13 +121,13 @@ class Named(nn.Module):
         return {"mel": batch["audio"], "real": batch["audio.mask"].float(), "seen": batch["video"]}
 
 
-@pytest.mark.parametrize("options", [{"seconds": 0.5}, WILDLIFE | {"seconds": 0.5}], ids=["default", "wildlife"])
+@pytest.mark.parametrize("options", [{"seconds": 0.5}, WILDLIFE | {"seconds": 0.5}, MELS["band"]], ids=["default", "wildlife", "band"])
 def test_as_onnx_it_starts_from_sound_of_any_length_and_from_bytes(options, tmp_path):
     sound, pictures = log_mel(**options), frames(count=2, size=16)
     ends = nn.Sequential(FrontEnds({"audio": front_end(sound), "video": front_end(pictures)}), Named())
     generator = np.random.default_rng(2)
-    seen = generator.integers(0, 256, (3, 2, 3, 16, 16), dtype=np.uint8)
-    sounds = [generator.normal(0, 0.1, count).astype(np.float32) for count in (8000, 5000, 300)]
+    seen = generator.integers(0, 256, (4, 2, 3, 16, 16), dtype=np.uint8)
+    sounds = [level * generator.normal(0, 0.1, count).astype(np.float32) for level, count in ((1, 8000), (1, 5000), (1, 300), (0, 4000))]
     x, mask = batch_of(sounds)
     example = {"audio": torch.zeros(2, 4000), "audio.mask": torch.ones(2, 4000, dtype=torch.bool), "video": torch.from_numpy(seen[:2])}
     runner = OnnxRunner(export(ends, example, tmp_path / "ends.onnx", outputs=["mel", "real", "seen"]), threads=1)

@@ -270,9 +270,10 @@ class Work:
         if added:
             write_contributions(folder / CONTRIBUTIONS, added)
         metrics = judge.measure(tables, alone, recipe, train_counts=notes["counts"]["train"])
-        before = self._read(folder / BEFORE) if (folder / BEFORE).is_file() else None
-        if before and len(before.known()):
-            metrics["before"] = summary(before.known(), seed=recipe.seed)
+        asked = self._read(folder / BEFORE) if (folder / BEFORE).is_file() else None
+        before = asked.known() if asked and len(asked.known()) else None  # without labels nothing can be said of the target
+        if before:
+            metrics["before"] = summary(before, seed=recipe.seed)
         looked = Explainer(desk, model, intake, bases(by_split.get("val", {}))).few(parts["test"], recipe.seed)
         first = judge.pooled(tables)[recipe.targets[0]]
         self._report(metrics, first, notes, history, judge.examples(intake, desk.reader), before, added, looked)

@@ -37,6 +37,14 @@ class WaveformEnd(nn.Module):
         return torch.cat([mask, mask.new_zeros(mask.shape[0], self.samples)], 1)[:, : self.samples]
 
 
+def _natural(x: Tensor, floor: float) -> Tensor:
+    """ln(x + floor), written so that the floor survives: the exporter's optimiser takes an addition of 1e-9 for one of nought."""
+    return (x / floor + 1).log() + math.log(floor)
+
+
+EXPORTED: dict[str, Callable[[Tensor, float], Tensor]] = {**LOGARITHMS, "natural": _natural}
+
+
 class LogMelEnd(nn.Module):
     """Sound of any length to the stream's spectrogram, in operations that every runtime has."""
 
@@ -68,7 +76,7 @@ class LogMelEnd(nn.Module):
         mirrored = F.pad(sound[:, None], (half, half), mode="reflect")[:, 0]
         energy = self.energy(mirrored[:, self.places] * self.taper)
         energy = energy if self.stream.power == 2 else energy.pow(self.stream.power / 2)
-        return LOGARITHMS[self.stream.log]((energy @ self.bank).transpose(1, 2), self.stream.floor)[:, None]
+        return EXPORTED[self.stream.log]((energy @ self.bank).transpose(1, 2), self.stream.floor)[:, None]
 
     def _levelled(self, mel: Tensor) -> Tensor:
         """(B, 1, mels, T) -> (B, 1, mels, columns), as `Levelled` does with each clip"""
