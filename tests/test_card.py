@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from tiny import metrics_of
 
 from crossfade.deploy import card
@@ -83,3 +84,42 @@ def test_a_folder_with_little_in_it_still_has_a_card(tmp_path: Path):
     text = card.write(tmp_path).read_text()
     assert text.startswith("# imported\n") and "It was not measured." in text and "not trained here" in text
     assert "There is no single model here" in text
+
+
+def two_domains(run: Path, *phases: dict, **domains: object) -> str:
+    """The card of a run that had labels in the studio and is tested on the phone."""
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["data"]["domains"] = {"source": ["studio"], "target": ["phone"], "labelled": 0.0, **domains}
+    recipe["phases"] = [{**recipe["phases"][0], **phase} for phase in phases]
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return card.write(run).read_text()
+
+
+ADAPTS = {"mix": {"source": 1.0, "target": 1.0}, "terms": {"far": {"use": "distill", "of": "target"}}}
+
+
+def test_of_two_domains_it_says_which_was_learnt_from_and_which_tested(run: Path):
+    notes, rows = json.loads((run / "notes.json").read_text()), len((run / "predictions.csv").read_text().splitlines()) - 1
+    change(run / "notes.json", streams={"audio": rows + notes["heads"]["emotion"]["total"] + 1200})
+    said = "It learnt from labels of studio; its test is of phone, its labelled validation clips of studio."
+    text = two_domains(run, ADAPTS)
+    assert said in text and "It learnt from 1,200 training clips without labels, too, those of phone." in text
+    assert "and of 0.1 of the training clips of phone" in two_domains(run, ADAPTS, labelled=0.1)
+    text = two_domains(run, {"mix": {"source": 1.0, "target": 0.0}})
+    assert said in text and "Nothing was learnt from clips of phone without labels." in text
+    change(run / "notes.json", skipped=[["a.wav", "broken"]])
+    assert "It learnt from clips without labels, too" in two_domains(run, ADAPTS)
+
+
+@pytest.mark.parametrize(
+    ("selects", "says"),
+    [
+        ([None], "Validation chose the state that is kept, so it flatters."),
+        (["last", "macro_f1"], "Validation chose the state that is kept, so it flatters."),
+        (["last"], "The state that is kept is that of the last epoch, as asked."),
+        (["last", "target.information"], "`target.information`, without labels, chose the state that is kept."),
+        ([None, "last"], "of the last epoch, as asked; validation chose that of an earlier phase, so it may flatter."),
+    ],
+)
+def test_it_says_of_validation_what_the_phase_that_decided_did(run: Path, selects: list, says: str):
+    assert says in two_domains(run, *({"select": name} for name in selects))

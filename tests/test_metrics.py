@@ -121,6 +121,15 @@ def test_summary_is_plain_json_and_agrees_with_its_parts():
     assert found["classes"] == list(found["per_class"])
 
 
+def test_clips_of_one_class_have_no_area_but_a_number_to_select_by():
+    true, probability = made(classes=2, only=1)
+    found = summary(predictions(true, probability), resamples=50)
+    assert found["auroc"] is None and found["intervals"]["auroc"] is None
+    assert [text for text in found["notes"] if "AUROC is not defined" in text]
+    assert scores(predictions(true, probability))["auroc"] == 0.5
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
 def test_summary_repeats_with_its_seed_and_only_then():
     table = predictions(*made())
     assert summary(table, seed=1, resamples=200) == summary(table, seed=1, resamples=200)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from crossfade.clip import Unreadable
-from crossfade.evaluation import figures
+from crossfade.evaluation import METRICS, figures, views
 from crossfade.evaluation.figures import Whisker
 from crossfade.evaluation.metrics import summary
 from crossfade.evaluation.operating import operating
@@ -223,12 +223,29 @@ def test_an_error_leaves_no_half_report(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_not_defined_of_one_class_is_not_shown():
+    one = table(count=40, classes=CLASSES[:2])
+    html = Page(render_report(ReportContent("x", one.select(np.flatnonzero(one.true == 0)))))
+    assert "Area under the ROC curve" not in html.text and "AUROC is not defined here" in html.text
+    assert "Area under the ROC curve" in Page(render_report(ReportContent("x", one))).text
+
+
+def test_confidence_that_is_right_on_average_alone_is_not_called_right():
+    """Twenty clips at 0.9 of which 14 are right, twenty at 0.6 of which 16 are: 0.75 both, and 20 % off everywhere."""
+    sure, right = np.repeat([0.9, 0.6], 20), np.concatenate([np.arange(20) < 14, np.arange(20) < 16])
+    probability = np.column_stack([sure, 1 - sure])
+    names = [f"c{i}" for i in range(40)]
+    off = Predictions(names, names, [""] * 40, ["test"] * 40, np.where(right, 0, 1), probability, ["a", "b"])
+    assert "on average only, not at each level" in views.calibration(off, METRICS["ece"](off.true, off.probability))
+    assert "it is about as sure as it should be." in views.calibration(off, 0.03)
+
+
 def test_curves_break_where_a_value_is_missing_and_ring_the_kept_epochs():
     history = [dict(row) for row in HISTORY]
     history[2] = {"phase": "fusion", "epoch": 3, "train": {"loss": float("nan")}, "val": {}, "best": False}
     (_, loss), (_, scores) = figures.learning_curves(history)
     assert loss.count('class="border"') == 1 and ">fusion<" in loss and ">unfreeze<" in loss
-    assert loss.count("best epoch of its phase: 7") == scores.count("best epoch of its phase: 7") == 1
+    assert loss.count("kept epoch of its phase: 7") == scores.count("kept epoch of its phase: 7") == 1
     assert re.search(r'd="(M[^M"]*) (M[^M"]*)"', loss)
     assert "nan" not in loss
     assert len(figures.learning_curves(history[:1])) == 2

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import time
 import tracemalloc
 from pathlib import Path
@@ -14,7 +15,10 @@ import pytest
 import soundfile
 from tiny import crossfade
 
+from crossfade import exporting
 from crossfade.clip import Clip, UserError
+from crossfade.deploy import sidecar
+from crossfade.deploy.operation import of_run
 from crossfade.evaluation.events import Event, by_overlap
 from crossfade.screen import Terminal
 from crossfade.windows import Album, Ear, Heard, Passing, Window, _threshold, averaged, events, table
@@ -261,7 +265,29 @@ def test_validation_clips_of_another_domain_choose_no_threshold(tmp_path: Path):
     (tmp_path / "metrics.json").write_text(
         json.dumps({"operating": {"class": "cough", "other": "rest", "threshold": {"macro_f1": {"value": 0.92}}}})
     )
-    for data, value in (("data: {}", 0.92), ("data: {domains: {source: [a], target: [b]}}", 0.5)):
-        (tmp_path / "recipe.yaml").write_text(data)
-        assert _threshold(tmp_path, "cough", None)[0] == value
-    assert "of another domain" in _threshold(tmp_path, "cough", None)[1] and _threshold(tmp_path, "cough", 0.7)[0] == 0.7
+    one, two = (of_run(tmp_path, domains=domains) for domains in (False, True))
+    assert _threshold("cough", None, one, domains=False) == (0.92, "chosen on validation clips")
+    assert _threshold("rest", None, one, domains=False)[0] == pytest.approx(0.08)
+    assert _threshold("cough", None, two, domains=True) == (0.5, "a half; the validation clips with labels are of another domain")
+    assert _threshold("cough", 0.7, two, domains=True) == (0.7, "as asked")
+
+
+def test_an_exported_file_listens_as_its_run_without_the_runs_folder(run, minute, tmp_path):
+    """What --window needs lies in the sidecar; of an older one it says what to give."""
+    operating = json.loads((run / "metrics.json").read_text())["operating"]
+    copied = shutil.copytree(run, tmp_path / "run")
+    exporting.export(copied, "onnx", screen=Terminal(quiet=True))
+    alone = (copied / "export").rename(tmp_path / "alone") / "model.onnx"
+    shutil.rmtree(copied)
+    known = sidecar.read(alone).operation
+    assert known and known.clips == json.loads((run / "notes.json").read_text())["counts"]["train"]
+    assert known.threshold[operating["class"]] == operating["threshold"]["macro_f1"]["value"]
+    own, other = heard(run, minute), heard(alone, minute)
+    assert [(event.start, event.end, event.label) for event in own] == [(event.start, event.end, event.label) for event in other]
+
+    about = json.loads(sidecar.beside(alone).read_text())
+    about.pop("operation")
+    sidecar.beside(alone).write_text(json.dumps(about))
+    with pytest.raises(UserError, match=r"model.onnx: model.onnx.json does not say how many clips each class had; .*--background CLASS"):
+        heard(alone, minute)
+    assert heard(alone, minute, background="hiss")

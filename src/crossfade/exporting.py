@@ -12,7 +12,7 @@ from torch import nn
 
 from crossfade.clip import UserError
 from crossfade.data.front_end import FrontEnds, front_end
-from crossfade.deploy import int8
+from crossfade.deploy import int8, operation
 from crossfade.deploy.bar import EXACT, HALF, WITH_FRONT_END, Bar
 from crossfade.deploy.exported import ExportedFile
 from crossfade.deploy.parity import Decision, Parity, compare
@@ -201,6 +201,7 @@ class _Work:
             classes={target: list(opened.desk.classes[target]) for target in opened.recipe.targets},
             costs={"parameters": count(opened.model), "multiply_adds": multiply_adds(opened.model, opened.desk.one_clip())},
             notes=[*notes, *([bar.note] if bar.note else [])],
+            operation=operation.of_run(self.shipment.folder, domains=opened.recipe.data.domains is not None),
             recipe=opened.bundle.recipe,
         )
 

@@ -255,7 +255,8 @@ def _metric(chosen: Mapping[str, Recipe]) -> str:
 
 
 def _score(metrics: Mapping[str, Any], metric: str) -> float:
-    return float(metrics.get("test", metrics.get("val", {})).get(metric, float("nan")))
+    found = metrics.get("test", metrics.get("val", {})).get(metric)
+    return float("nan") if found is None else float(found)  # AUROC of one class is None
 
 
 def _compared(variants: list[Variant], chosen: Mapping[str, Recipe], swept: Swept, folder: Path, screen: Terminal) -> Swept:

@@ -19,6 +19,7 @@ from crossfade.data.inputs import clips_of
 from crossfade.data.sliding import slide
 from crossfade.data.sound import sound_blocks
 from crossfade.deploy import bundle as bundles
+from crossfade.deploy import exported, operation, sidecar
 from crossfade.evaluation.events import Event
 from crossfade.evaluation.timeline import Track, envelope, timeline
 from crossfade.evaluation.writing import whole
@@ -27,6 +28,7 @@ from crossfade.screen import Terminal
 
 if TYPE_CHECKING:
     from crossfade.clip import Named
+    from crossfade.deploy.operation import Operation
     from crossfade.run import Opened
 
 COLUMNS: tuple[str, ...] = ("clip", "start", "end", "class", "probability", "error")
@@ -63,7 +65,7 @@ def events(
     first = opened.recipe.targets[0]
     if opened.desk.several(first):
         raise UserError(f"{folder}: --window follows one class at a time, but a clip may have several of {first}; put another head first")
-    ear = _ear(opened, screen, window=window, hop=hop, threshold=threshold, background=background, silence=silence)
+    ear = _ear(folder, opened, screen, window=window, hop=hop, threshold=threshold, background=background, silence=silence)
     corpus, failed, count = clips_of(inputs), list[tuple[str, str]](), 0
     album = Album(picture) if picture else None
     with screen.counting("listening", len(corpus.clips)) as step:
@@ -304,17 +306,26 @@ def _track(ear: Ear, heard: Heard, edges: np.ndarray) -> Track:
 
 
 def _ear(
-    opened: Opened, screen: Terminal, *, window: float, hop: float, threshold: float | None, background: str | None, silence: float | None
+    folder: Path,
+    opened: Opened,
+    screen: Terminal,
+    *,
+    window: float,
+    hop: float,
+    threshold: float | None,
+    background: str | None,
+    silence: float | None,
 ) -> Ear:
-    folder, classes = opened.bundle.folder, list(opened.desk.classes[opened.recipe.targets[0]])
+    classes = list(opened.desk.classes[opened.recipe.targets[0]])
     streams = {name: stream for name, stream in opened.desk.reader.streams.items() if hasattr(stream, "chosen")}
     if not streams:
         raise UserError(f"{folder}: it sees {' and '.join(opened.desk.reader.streams)}; --window is for models that hear")
     if others := [name for name in opened.desk.reader.streams if name not in streams]:
         screen.warn(f"{folder} also sees {' and '.join(others)}; windows are judged by {' and '.join(streams)} alone")
     _warn_of_the_unheard(streams, window, hop, screen)
-    quiet = _background(folder, classes, background)
-    found = {name: _threshold(folder, name, threshold) for name in classes if name != quiet}
+    known, domains = _operation(folder, opened), opened.recipe.data.domains is not None
+    quiet = _background(folder, classes, background, known)
+    found = {name: _threshold(name, threshold, known, domains=domains) for name in classes if name != quiet}
     shown = ", ".join(f"{name} from {at:.3g}" for name, (at, _) in found.items())
     screen.say(f"listening for {shown} ({next(iter(found.values()))[1]}); background: {quiet}")
     return Ear(opened, streams, classes, quiet, {name: at for name, (at, _) in found.items()}, window, hop, silence)
@@ -328,32 +339,34 @@ def _warn_of_the_unheard(streams: Mapping[str, Any], window: float, hop: float, 
             screen.warn(f"--window {window:g}: stream {name} takes {seconds:g} s of each window; --window {seconds:g} would use all of it")
 
 
-def _background(folder: Path, classes: list[str], asked: str | None) -> str:
+def _operation(folder: Path, opened: Opened) -> Operation | None:
+    if exported.is_exported(folder):
+        return exported.read(folder).about.operation
+    return operation.of_run(folder, domains=opened.recipe.data.domains is not None)
+
+
+def _background(folder: Path, classes: list[str], asked: str | None, known: Operation | None) -> str:
     """As asked, or the most frequent class of training."""
     if asked is not None:
         if asked not in classes:
             raise UserError(f"--background: found {asked!r}; {settings.nearest(asked, classes)}")
         return asked
-    notes = bundles.read_json(folder / bundles.NOTES) if (folder / bundles.NOTES).is_file() else {}
-    counts = notes.get("counts", {}).get("train", {})
+    counts = known.clips if known else {}
     most = [name for name in classes if counts.get(name, 0) == max(counts.values(), default=-1)]
     if len(most) != 1:
-        why = f"{' and '.join(most)} have as many training clips" if most else f"{bundles.NOTES} does not say how many clips each class had"
+        place = sidecar.beside(folder).name if exported.is_exported(folder) else bundles.NOTES
+        why = f"{' and '.join(most)} have as many training clips" if most else f"{place} does not say how many clips each class had"
         raise UserError(f"{folder}: {why}; say which class is no event: --background CLASS, one of {', '.join(classes)}")
     return most[0]
 
 
-def _threshold(folder: Path, name: str, asked: float | None) -> tuple[float, str]:
-    """As asked, or as validation clips chose it for this class or the only other one, or a half; and which of these it is.
-
-    Labelled validation clips of a run over two domains are of the other domain than what it is for: they choose nothing here.
-    """
+def _threshold(name: str, asked: float | None, known: Operation | None, *, domains: bool) -> tuple[float, str]:
+    """As asked, or as validation clips chose it for this class, or a half; and which of these it is."""
     if asked is not None:
         return asked, "as asked"
-    if settings.read_file(folder / bundles.RECIPE).get("data", {}).get("domains"):
-        return HALF, "a half; the validation clips with labels are of another domain"
-    metrics = bundles.read_json(folder / bundles.METRICS) if (folder / bundles.METRICS).is_file() else {}
-    choice = metrics.get("operating") or {}
-    value = choice.get("threshold", {}).get("macro_f1", {}).get("value")
-    chosen = {} if value is None else {choice.get("class"): value, choice.get("other"): 1 - value}
-    return (chosen[name], "chosen on validation clips") if name in chosen else (HALF, "a half, none was chosen on validation clips")
+    if known and name in known.threshold:
+        return known.threshold[name], "chosen on validation clips"
+    return HALF, f"a half{'' if known is None else WHY_HALF[domains]}"
+
+
+WHY_HALF = {True: "; the validation clips with labels are of another domain", False: ", none was chosen on validation clips"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ METRICS = {"accuracy": "accuracy", "macro_f1": "macro-F1", "balanced_accuracy": 
 SPLITS = {"val": "validation", "test": "test", "source": "test of the source", "before": "test, before adaptation"}
 MARKS = re.compile(r"([\\`*\[\]<>|#&~])")
 SHOWN = 40  # classes; of more the rest is counted
+LAST, UNLABELLED = "last", "target."  # what a phase may select by that needs no label
 
 
 def write(folder: Path, metrics: Mapping[str, Any] | None = None) -> Path:
@@ -118,6 +121,7 @@ def _some(names: Sequence[str]) -> str:
 def _data(run: _Run) -> Iterator[str]:
     counts: Mapping[str, Mapping[str, int]] = run.notes.get("counts", {})
     yield f"The corpus is of the kind {plain(_use(run.recipe.get('data', {}).get('corpus')))}; {_divided(run)}."
+    yield from _domains(run)
     if not counts:
         yield from ("", "No clips of it were counted: this model was not trained here.")
         return
@@ -135,6 +139,40 @@ def _data(run: _Run) -> Iterator[str]:
         yield from ("", "Clips by what they have: " + ", ".join(f"{plain(k)} {count:,}" for k, count in run.notes["streams"].items()) + ".")
     if run.notes.get("skipped"):
         yield from ("", f"{len(run.notes['skipped']):,} files were left out, as report.html lists.")
+
+
+def _domains(run: _Run) -> Iterator[str]:
+    """Of a run over two domains: which had labels, which is tested, and what was learnt from clips without labels."""
+    domains = run.recipe.get("data", {}).get("domains")
+    if not domains:
+        return
+    source, target = (plain(", ".join(map(str, domains.get(side, [])))) for side in ("source", "target"))
+    share = domains.get("labelled") or 0
+    besides = f" and of {share:.3g} of the training clips of {target}" if share else ""
+    yield f"\nIt learnt from labels of {source}{besides}; its test is of {target}, its labelled validation clips of {source}."
+    if not any(_adapts(phase) for phase in run.recipe.get("phases") or []):
+        yield f"Nothing was learnt from clips of {target} without labels."
+    else:
+        count = _unlabelled(run, domains.get("source", []))
+        yield f"It learnt from {'clips' if count is None else f'{count:,} training clips'} without labels, too, those of {target}."
+
+
+def _adapts(phase: Mapping[str, Any]) -> bool:
+    """Whether it learns from the target domain's clips without their labels."""
+    sees = not phase.get("mix") or phase["mix"].get("target", 0) > 0
+    return sees and bool(phase.get("teacher") or any(term.get("of") == "target" for term in phase.get("terms", {}).values()))
+
+
+def _unlabelled(run: _Run, source: Collection[str]) -> int | None:
+    """The target's training clips without labels: all clips but the labelled ones and those judged. None where that is not so simple."""
+    total = run.notes.get("heads", {}).get(run.metrics.get("target", ""), {}).get("total")
+    path = run.folder / bundles.PREDICTIONS
+    if total is None or not run.notes.get("streams") or run.notes.get("skipped") or not path.is_file():
+        return None
+    judged = list(csv.DictReader(io.StringIO(bundles.read_text(path), newline="")))
+    if any(row["domain"] in source and not row["true"] for row in judged):
+        return None  # then some of its training clips have no label either
+    return sum(run.notes["streams"].values()) - total - len(judged)
 
 
 def _clips(run: _Run, split: str, counted: int) -> int:
@@ -165,15 +203,27 @@ def _quality(run: _Run) -> Iterator[str]:
         for head, split, found in run.parts
     ]
     yield from table(("head", "split", *METRICS.values(), "clips", "groups"), rows)
-    yield from (
-        "",
-        "In brackets: the 95 % interval, by bootstrap over whole groups. Validation chose the state that is kept, so it flatters.",
-    )
+    yield from ("", f"In brackets: the 95 % interval, by bootstrap over whole groups. {_kept(run)}")
     yield from (f"\n{line}" for line in dict.fromkeys(plain(note) for _, _, found in run.parts for note in found.get("notes", [])))
     yield from _by_class(run)
     if run.metrics.get("streams"):
         alone = [(plain(name), *(_value(found, metric) for metric in METRICS)) for name, found in run.metrics["streams"].items()]
         yield from ("", "The test by what the model is given:", "", *table(("given", *METRICS.values()), alone))
+
+
+def _kept(run: _Run) -> str:
+    """What chose the state that is kept, and so whether validation flatters it: the last phase, which began as an earlier one ended."""
+    deciders = [phase.get("select") or run.recipe.get("select") for phase in run.recipe.get("phases") or []]
+    last = deciders[-1] if deciders else None
+    if last != LAST and not str(last).startswith(UNLABELLED):
+        return "Validation chose the state that is kept, so it flatters."
+    text = (
+        "The state that is kept is that of the last epoch, as asked"
+        if last == LAST
+        else f"`{last}`, without labels, chose the state that is kept"
+    )
+    before = any(name != LAST and not str(name).startswith(UNLABELLED) for name in deciders)
+    return f"{text}; validation chose that of an earlier phase, so it may flatter." if before else f"{text}."
 
 
 def _by_class(run: _Run) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from crossfade.clip import UserError
 from crossfade.deploy.bundle import read_json, write_json
+from crossfade.deploy.operation import Operation
 from crossfade.deploy.parity import Parity
 from crossfade.deploy.runner import Shape
 from crossfade.use import explain
@@ -23,7 +24,7 @@ class Sidecar:
     `parity` was found on real clips; `tolerance` (of max_rel) and `agreement` are what it was held to, None where to nothing.
     `scores`: target -> "run" and "file" -> metric -> value on the labelled ones; `loss`: of an int8 file, target -> what it loses.
     `costs`: parameters and multiply-adds. `notes`: what a person should know. `digests`: suffix -> SHA-256 of the file.
-    `recipe`: the run's recipe.yaml, whole.
+    `operation`: what `predict --window` needs; None in an older file. `recipe`: the run's recipe.yaml, whole.
     """
 
     format: str
@@ -46,6 +47,7 @@ class Sidecar:
     costs: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
+    operation: Operation | None = None
     recipe: str = ""
 
 

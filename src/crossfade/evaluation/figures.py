@@ -152,12 +152,12 @@ def _phases(axes: Axes, history: Sequence[dict]) -> list[Markup]:
 
 
 def _best(axes: Axes, history: Sequence[dict], series: list[Series]) -> list[Markup]:
-    """A ring on the thick line at each phase's kept epoch: the last one marked best."""
+    """A ring on the thick line at each phase's kept epoch, its best or as asked its last: the last one marked best."""
     kept = {row.get("phase"): epoch for epoch, row in enumerate(history, 1) if row.get("best")}
     line = next((line for line in series if line.style != "thin"), series[0])
     marks = [(epoch, line.values[epoch - 1]) for epoch in kept.values()]
     return [
-        tag("circle", tag("title", f"best epoch of its phase: {epoch}"), class_="ring", cx=axes.across(epoch), cy=axes.up(value), r=5.5)
+        tag("circle", tag("title", f"kept epoch of its phase: {epoch}"), class_="ring", cx=axes.across(epoch), cy=axes.up(value), r=5.5)
         for epoch, value in marks
         if value is not None
     ]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from crossfade.evaluation.order import Order
     from crossfade.evaluation.predictions import Answers
 
+AREA = "auroc"  # without clips that are of a class and clips that are not it is no number
+ONE_CLASS = "AUROC is not defined here: no class has both clips that are of it and clips that are not."
 SHOTS = {"many": lambda clips: clips > 100, "medium": lambda clips: 20 <= clips <= 100, "few": lambda clips: clips < 20}
 
 
@@ -72,7 +74,7 @@ def _values(table: Answers, found: Evidence) -> dict[str, float]:
 
 
 def summary(predictions: Answers, *, train_counts: Mapping[str, int] | None = None, seed: int = 0, resamples: int = 2000) -> dict:
-    """Every metric as a plain float, its 95 % interval [low, high] or None, and what they were computed from.
+    """Every metric as a plain float (AUROC None where it is not defined), its 95 % interval [low, high] or None, and what made them.
 
     Macro averages go over the classes that occur (UAR: among the true labels; F1: among true or predicted ones), as in
     scikit-learn. `train_counts`, training clips by class, add accuracy by shots. UserError when no clip has a known label.
@@ -80,13 +82,15 @@ def summary(predictions: Answers, *, train_counts: Mapping[str, int] | None = No
     groups = group_tally(predictions)
     pairs = intervals(groups, seed=seed, resamples=resamples, metrics=predictions.metrics)
     once, clips = predictions.evidence().once(), len(predictions.known())
+    area = predictions.metrics[AREA].defined(once)
     return {
         **_values(predictions, once),
+        **({} if area else {AREA: None}),
         "intervals": {name: list(pair) if pair else None for name, pair in pairs.items()},
         "n_clips": clips,
         "n_groups": len(groups),
         "n_unknown": len(predictions) - clips,
-        "notes": [text for text in (note(len(groups)),) if text],
+        "notes": [text for text in (note(len(groups)), "" if area else ONE_CLASS) if text],
         "per_class": _with_order(per_class(predictions), once.order),
         "classes": list(predictions.classes),
         **BESIDES[type(predictions)](predictions, train_counts or {}),

@@ -67,7 +67,7 @@ def write_report(path: Path | str, content: ReportContent) -> Path:
 
 def render_report(content: ReportContent) -> str:
     """The report's HTML."""
-    split = "test" if (content.predictions.where(split="test").true >= 0).any() else "val"
+    split = next((split for split in ("test", "source") if _judged(content, split)), "val")
     table = content.predictions.where(split=split).known()
     view = {"content": content, "title": content.title, "warnings": content.warnings, "split": split, "judged": None}
     if len(table):
@@ -80,12 +80,17 @@ def render_report(content: ReportContent) -> str:
     return render("report", view)
 
 
+def _judged(content: ReportContent, split: str) -> bool:
+    """Whether any clip of it has a label. Without one in the target domain, test clips of the source are the nearest there is."""
+    return bool((content.predictions.where(split=split).true >= 0).any())
+
+
 def _judgement(content: ReportContent, table: Answers, found: dict) -> dict:
     """All sections that need clips of known class."""
     told = ROWS[type(table)]
     return {
         "headlines": [views.headline(found, name) for name in HEADLINES],
-        "others": [views.headline(found, name) for name in table.metrics if name not in HEADLINES and name in found],
+        "others": [views.headline(found, name) for name in table.metrics if name not in HEADLINES and found.get(name) is not None],
         "shots": found.get("shots", {}),
         "choice": _choice(content, table),
         "adapted": adaptation.section(content.before, table, seed=content.seed) if content.before else None,
@@ -105,8 +110,7 @@ def _judgement(content: ReportContent, table: Answers, found: dict) -> dict:
 def _choice(content: ReportContent, table: Answers) -> dict | None:
     """Only where the judged clips are test clips: validation clips cannot show what was chosen on them."""
     found = content.metrics.get("operating")
-    judged_on_test = (content.predictions.where(split="test").true >= 0).any()
-    return choice.section(found, table) if found and judged_on_test and isinstance(table, Predictions) else None
+    return choice.section(found, table) if found and _judged(content, "test") and isinstance(table, Predictions) else None
 
 
 def _domains(content: ReportContent, found: dict | None, table: Answers) -> list[dict]:
@@ -114,7 +118,7 @@ def _domains(content: ReportContent, found: dict | None, table: Answers) -> list
     if not content.source or not found:
         return []
     name = next(iter(set(table.domain) - {""}), "") if len(set(table.domain)) == 1 else ""
-    rows = {content.source_name: content.source, name or "the target domain": found}
+    rows = {content.source_name: content.source, **({name or "the target domain": found} if _judged(content, "test") else {})}
     return [
         {"name": name, "clips": one["n_clips"], "values": [views.headline(one, key) for key in HEADLINES]} for name, one in rows.items()
     ]

@@ -48,7 +48,7 @@ class Metric:
     label: str
     higher_is_better: bool = True
     share: bool = True  # lies in 0..1 and is written as a percentage
-    undefined: float = float("nan")  # what stands for it where only one class occurs
+    undefined: float = float("nan")  # what selection and comparison take for it where only one class occurs
 
     def __call__(self, true: np.ndarray, probability: np.ndarray) -> float:
         """(N,), (N, C) -> float. Clips of unknown class (-1) are left out; UserError when none remains."""
@@ -58,6 +58,10 @@ class Metric:
         """Its number from the first row."""
         value = float(self.rows(found)[0])
         return self.undefined if np.isnan(value) else value
+
+    def defined(self, found: Evidence) -> bool:
+        """Whether the first row has such a number."""
+        return not np.isnan(self.rows(found)[0])
 
     def show(self, value: float, clips: int = 0) -> str:
         """The value as a reader wants it: 81.3% or 0.542, and a digit more where so many clips carry it."""

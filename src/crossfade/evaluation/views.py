@@ -15,6 +15,7 @@ from crossfade.evaluation.predictions import Answers, Predictions
 from crossfade.evaluation.scores import MANY_CLIPS, Metric
 
 MISTAKES = 8  # the most confident wrong clips a report shows
+OFF = 0.05  # calibration error above which it is off at some levels, whatever its average
 DRAWN = 40  # clips at random: five rows of eight
 
 
@@ -177,6 +178,7 @@ def _hardest(rows: Iterable[ClassRow], digits: int) -> list[str]:
 def calibration(table: Predictions, error: float) -> str:
     """Whether the model is as right as it says, in one sentence."""
     gap = float(table.probability.max(1).mean() - (table.predicted == table.true).mean())
-    kind = "surer than it should be" if gap > 0.02 else "less sure than it could be" if gap < -0.02 else "about as sure as it should be"
+    even = "about as sure as it should be" if error <= OFF else "as sure as it should be on average only, not at each level (the bars)"
+    kind = "surer than it should be" if gap > 0.02 else "less sure than it could be" if gap < -0.02 else even
     sure = percent(round(float(table.probability.max(1).mean()), 3))
     return f"On average the model is {sure} sure; it is {kind}. Expected calibration error {error:.1%} (15 bins, arXiv 1706.04599)."
