@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from crossfade import readiness
+from crossfade import recipe as recipes
 from crossfade.clip import Clip, UserError
 from crossfade.data.domains import Domains, split_across
 from crossfade.data.split import Splits, split
@@ -70,6 +73,10 @@ def test_a_group_in_both_domains_is_said():
     ("domains", "said"),
     [
         (Domains(("phone",), ("web",)), r"data.domains.target: found 'web'; the corpus has the domains 'app', 'car', 'phone'"),
+        (
+            Domains(("cold",), ("hot",)),
+            r"says source cold and target hot, but .*'phone'; name them: data.domains={source: \[…\], target",
+        ),
         (Domains((), ("app",)), r"data.domains.source: found nothing"),
         (Domains(("app",), ("app",)), r"'app' is a source and a target at once"),
     ],
@@ -77,3 +84,86 @@ def test_a_group_in_both_domains_is_said():
 def test_domains_that_are_not_there(domains, said):
     with pytest.raises(UserError, match=said):
         made(domains=domains)
+
+
+def test_a_folder_without_clips_is_said_to_be_empty_and_a_corpus_may_have_no_domains(tmp_path: Path):
+    (tmp_path / "app").mkdir()
+    clips = [replace(each, media={"audio": tmp_path / "phone" / "cough" / "1.wav"}) for each in CLIPS if each.domain == "phone"]
+    with pytest.raises(UserError, match=r"target: found 'app', a folder without any clip; the corpus has the domains 'phone'"):
+        made(clips)
+    with pytest.raises(UserError, match=r"the corpus has no domains; they are folders, domain/class/\*, or the column `domain`"):
+        made([replace(each, domain="") for each in clips])
+
+
+def of(domain: str, **counts: int) -> list[Clip]:
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    return [clip(number, domain, label) for number, label in enumerate(labels)]
+
+
+UNKNOWN_THERE = "target (app): label: no clip of test has a label, so how good it is there is not known; what is judged is the source's"
+
+
+@pytest.mark.parametrize(
+    ("clips", "domains", "said"),
+    [
+        ([*of("phone", cough=20, other=20), *of("app", cough=20, other=20)], DOMAINS, []),
+        (
+            [*of("phone", cough=20, other=20), *of("app", cough=20, laugh=20, other=20)],
+            DOMAINS,
+            ["label: no clip of the source is of class laugh, so no training clip teaches it"],
+        ),
+        ([*of("phone", cough=20, other=20), *of("app", cough=20, laugh=20, other=20)], replace(DOMAINS, labelled=0.5), []),
+        (
+            [*of("phone", cough=1, other=40), *of("app", cough=20, other=20)],
+            DOMAINS,
+            ["source (phone): label: no clip of class cough is in test"],
+        ),
+        (
+            [*of("phone", cough=20, other=20), *of("app", other=40)],
+            DOMAINS,
+            ["target (app): label: no clip of class cough is in test"],
+        ),
+        ([*of("phone", cough=20, other=20), *(replace(each, labels={}) for each in of("app", other=40))], DOMAINS, [UNKNOWN_THERE]),
+    ],
+)
+def test_absent_classes_are_said_of_the_side_that_lacks_them(clips: list[Clip], domains: Domains, said: list[str]):
+    assert split_across(clips, domains, partial(split, target="label", seed=3), "label").warnings == said
+
+
+def test_a_split_that_cannot_be_made_says_of_which_domain():
+    with pytest.raises(UserError, match=r"^target \(app\): split: 2 groups"):
+        made([*of("phone", cough=20, other=20), *of("app", cough=1, other=1)])
+
+
+@pytest.mark.parametrize(("label", "said"), [("other", "have one class only, 'other'"), ("", "no clip of train is labelled")])
+def test_a_source_in_which_nothing_can_be_told_apart_is_refused(label: str, said: str):
+    two, one = of("app", cough=20, other=20), of("phone", other=40)
+    one = one if label else [replace(each, labels={}) for each in one]
+    recipe = recipes.load("cough", ["data.domains={source: [phone], target: [app]}"])
+
+    def refuse(domains: Domains) -> None:
+        found = split_across([*one, *two], domains, partial(split, target="label", seed=3), "label")
+        parts = {"train": found.train, "val": found.val, "test": found.test, "source": found.aside}
+        readiness.refuse_empty(parts, recipe, {"label": ["cough", "other"]})
+
+    with pytest.raises(UserError, match=said):
+        refuse(DOMAINS)
+    if label:
+        refuse(replace(DOMAINS, labelled=0.5))  # what the target may show tells them apart
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("{source: phone, target: [app]}", "data.domains.source: found 'phone'; it is a list, so write [phone]"),
+        (
+            "{sources: [phone], target: [app]}",
+            "data.domains.sources: there is no such key; nearest is 'source' (one of source, target, labelled)",
+        ),
+        ("{target: [app]}", "data.domains.source: missing"),
+    ],
+)
+def test_domains_written_otherwise_are_one_line_that_says_how(given: str, said: str):
+    with pytest.raises(UserError) as caught:
+        recipes.load("cough", [f"data.domains={given}"])
+    assert str(caught.value) == said

@@ -142,6 +142,30 @@ def test_tree_of_domains(tmp_path):
     assert {clip.labels["label"] for clip in by_class.clips} == {"听诊", "phone"}
 
 
+def test_files_straight_in_a_domain_have_no_label_where_others_have_class_folders(tmp_path):
+    corpus = leaves(tmp_path, "phone/cough/1.ogg", "phone/other/2.ogg", "app/3.ogg", "app/4.ogg", "top.wav")
+    assert {clip.id: (clip.domain, clip.labels) for clip in corpus.clips} == {
+        "phone/cough/1": ("phone", {"label": "cough"}),
+        "phone/other/2": ("phone", {"label": "other"}),
+        "app/3": ("app", {}),
+        "app/4": ("app", {}),
+    }
+    assert corpus.classes == {"label": ["cough", "other"]} and tree(root=tmp_path / "t", levels="domain/class") == corpus
+    assert [why for _, why in corpus.skipped] == [
+        "lies in no class folder",
+        "note: 2 of 4 clips have no label, for they lie straight in app, beside domains with class folders",
+    ]
+
+
+@pytest.mark.parametrize("name", ["unlabelled", "Unlabeled"])
+def test_a_folder_called_unlabelled_is_no_class(tmp_path, name):
+    corpus = leaves(tmp_path / "a", "phone/cough/1.ogg", "phone/other/2.ogg", f"app/{name}/3.ogg")
+    assert (corpus.clips[0].domain, corpus.clips[0].labels) == ("app", {}) and corpus.classes == {"label": ["cough", "other"]}
+    assert [why for _, why in corpus.skipped] == ["note: 1 of 3 clips have no label, for they lie in a folder called unlabelled"]
+    assert leaves(tmp_path / "b", "cat/1.png", "dog/2.png", f"{name}/3.png").classes == {"label": ["cat", "dog"]}
+    assert [clip.labels for clip in leaves(tmp_path / "c", "train/cat/1.png", f"test/{name}/3.png").clips] == [{}, {"label": "cat"}]
+
+
 def test_tree_of_splits(tmp_path):
     corpus = leaves(tmp_path, "Training/cat/1.png", "training/dog/deep/2.jpg", "dev/dog/3.webp", "test/cat/4.bmp")
     assert {clip.id: (clip.split, clip.labels["label"], clip.domain) for clip in corpus.clips} == {
@@ -176,6 +200,10 @@ def test_tree_group_pattern(tmp_path):
     ("files", "options", "says"),
     [
         (["x/a.wav", "x/y/b.wav"], {}, "different depths"),
+        (["x/a.wav", "x/y/b.wav", "z/y/c.wav"], {}, "different depths"),
+        (["x/a.wav", "z/y/v/c.wav"], {}, "different depths"),
+        (["train/y/a.wav", "test/b.wav"], {}, "different depths"),
+        (["x/a.wav", "z/b.wav"], {"levels": "domain/class"}, "no media file"),
         (["a/b/c/d.wav"], {}, "say levels"),
         (["x/notes.txt"], {}, "no media file"),
         (["top.wav"], {"levels": "class"}, "no media file"),

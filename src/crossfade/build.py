@@ -60,7 +60,7 @@ def splits(recipe: Recipe, clips: list[Clip]) -> list[Splits]:
     if domains:
         if given["folds"]:
             raise UserError("data.split.folds: cross-validation over two domains is not there; leave it out, or leave data.domains out")
-        return [split_across(clips, domains, lambda own: use.call(split, given, own))]
+        return [split_across(clips, domains, lambda own: use.call(split, given, own), given["target"])]
     if not given["folds"] or given["fold"] is not None:
         return [use.call(split, given, clips)]
     count = given["folds"] if isinstance(given["folds"], int) else len(RAVDESS_FOLDS if given["folds"] == "ravdess" else given["folds"])

@@ -12,6 +12,7 @@ from crossfade import judge, settings
 from crossfade.clip import Clip, UserError
 from crossfade.data.band import APART, ENOUGH, Common, common_band, level
 from crossfade.data.intake import Intake
+from crossfade.data.labels import names_in
 from crossfade.data.loader import known_labels
 from crossfade.data.log_mel import LogMel
 from crossfade.data.mel import SHARED
@@ -38,6 +39,19 @@ def refuse_empty(parts: Parts, recipe: Recipe, classes: Mapping[str, list[str]])
             raise UserError(f"data.split: {name} has no clip that can be read")
         if not any(target in clip.labels for clip in parts[name] for target in recipe.targets):
             raise UserError(f"data.split: no clip of {name} is labelled with {' or '.join(recipe.targets)}")
+    if recipe.data.domains:
+        _refuse_one_class(parts["train"], recipe, recipe.data.domains.source)
+
+
+def _refuse_one_class(train: list[Clip], recipe: Recipe, source: list[str]) -> None:
+    """The corpus may have two classes where the domain that is learnt from has not."""
+    for target in recipe.targets:
+        several = target in recipe.data.several
+        found = sorted({name for clip in train if target in clip.labels for name in names_in(clip.labels[target], several)})
+        if len(found) < 2:
+            what = f"one class only, {found[0]!r}" if found else "no class"
+            where = f"data.domains.source: the training clips of {', '.join(source)} have {what}"
+            raise UserError(f"{where} (model.heads.{target}); two or more can be told apart")
 
 
 def class_counts(clips: list[Clip], desk: judge.Desk) -> dict[str, torch.Tensor]:

@@ -195,13 +195,22 @@ KINDS: Kinds = {
 
 def one_line(error: ValidationError, raw: Any, kinds: Kinds) -> str:
     """What is wrong with a recipe: the key, what was found, what would be right. `kinds`: a key -> the keys below it; "": the whole."""
-    first = error.errors()[0]
+    first = _first(error)
     where = ".".join(_readable(first["loc"], raw))
     if first["type"] == "extra_forbidden":
         return f"{where}: there is no such key; {settings.nearest(first['loc'][-1], _keys_at(first['loc'][:-1], kinds))}"
     if first["type"] == "missing":
         return f"{where}: missing"
+    if first["type"] == "list_type" and isinstance(first["input"], str):
+        return f"{where}: found {first['input']!r}; it is a list, so write [{first['input']}]"
     return f"{where}: found {first['input']!r}; {use.explain(error)}"
+
+
+def _first(error: ValidationError) -> Any:
+    """What to say of all that is wrong; where a key is missing beside an unknown one, it may be misspelt, so that one goes before."""
+    first, *others = error.errors()
+    beside = [each for each in others if each["type"] == "extra_forbidden" and each["loc"][:-1] == first["loc"][:-1]]
+    return next(iter(beside if first["type"] == "missing" else []), first)
 
 
 def _readable(path: tuple[Any, ...], raw: Any) -> list[str]:

@@ -24,6 +24,7 @@ MEDIUM_OF = {extension: medium for medium, names in {"audio": AUDIO, "video": VI
 
 MEDIA = ("audio", "video", "image", "frames", "mel")  # the last two are stored tensors: .pt and .npy
 RESERVED = (*MEDIA, "id", "group", "domain", "split", "start", "end")
+UNLABELLED = ("unlabelled", "unlabeled")  # a folder of clips whose class nobody has said, in any case of its letters
 SPLIT_NAMES = {
     "": "",
     "train": "train",
@@ -83,9 +84,10 @@ def tree(
 
     `levels` auto is split/class where all outermost folders are named after splits and hold no file themselves, else what all files
     agree on by their depth. Files of one folder that share a stem and differ in
-    medium (`a.wav`, `a.mp4`) are one clip. `group_pattern` is a regular expression searched in the file name, its first group
-    is the clip's group (a speaker, say); without it each clip is its own. Hidden files are passed over, other files that are
-    not media are in `skipped`. Raises UserError.
+    medium (`a.wav`, `a.mp4`) are one clip. Clips without a label lie in a folder `unlabelled` in the place of a class, or straight in
+    their domain's where other domains have class folders; a note in `skipped` says so. `group_pattern` is a regular expression searched
+    in the file name, its first group is the clip's group (a speaker, say); without it each clip is its own. Hidden files are passed
+    over, other files that are not media are in `skipped`. Raises UserError.
     """
     root = Path(root)
     if not root.is_dir():
@@ -94,11 +96,12 @@ def tree(
     relative = [path for path in relative if not any(part.startswith(".") for part in path.parts)]
     usable = [path for path in relative if path.suffix.lower() in MEDIUM_OF]
     depth, outer = _levels(root, usable, levels)
-    placed = [path for path in usable if len(path.parts) > depth]
+    bare = _bare(usable) if (depth, outer) == (2, "domain") else []
+    placed = [path for path in usable if len(path.parts) > depth or (len(path.parts) == depth and path.parts[0] in bare)]
     clips = [_leaf(root, stem, files, target, depth, outer, group_pattern) for stem, files in _stems(placed)]
     if not clips:
         raise UserError(f"tree: no media file in class folders below {root}; expected class/*, domain/class/* or split/class/*")
-    return Corpus(clips, classes_of(clips, [target]), _outside(root, relative, set(placed)))
+    return Corpus(clips, classes_of(clips, [target]), _outside(root, relative, set(placed)) + _unlabelled(root, clips, bare))
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -189,13 +192,24 @@ def _levels(root: Path, usable: list[Path], levels: str) -> tuple[int, str]:
     """How many folders stand above a file (1 for class/*, else 2), and what the outer one of two says: "domain" or "split"."""
     depths = {len(path.parts) - 1 for path in usable} - {0}
     named = bool(depths) and min(depths) > 1 and all(_is_split(path.parts[0]) for path in usable if len(path.parts) > 1)
-    auto = (2, "split") if named else (depths.pop() if len(depths) == 1 else 0, "domain")
+    agreed = depths.pop() if len(depths) == 1 else 2 if _bare(usable) and max(depths) == 2 else 0
+    auto = (2, "split") if named else (agreed, "domain")
     depth, outer = {"class": (1, "domain"), "domain/class": (2, "domain"), "split/class": (2, "split"), "auto": auto}[levels]
     if depth not in (1, 2) and usable:
         raise UserError(
             f"tree: files below {root} lie at different depths or too deep; say levels: class, levels: domain/class or levels: split/class"
         )
     return depth, outer
+
+
+def _bare(usable: list[Path]) -> list[str]:
+    """The outermost folders that hold their files themselves, where every other one has its files in folders, and there is one.
+
+    None where all are named after splits, or where a folder does both: that may be a class with a folder in it.
+    """
+    direct = {path.parts[0] for path in usable if len(path.parts) == 2}
+    deep = {path.parts[0] for path in usable if len(path.parts) > 2}
+    return sorted(direct - deep) if deep and not all(map(_is_split, direct | deep)) and not direct & deep else []
 
 
 def _is_split(name: str) -> bool:
@@ -216,10 +230,11 @@ def _apart(stem: str, files: list[Path]) -> list[tuple[str, list[Path]]]:
 
 
 def _leaf(root: Path, name: str, files: list[Path], target: str, depth: int, outer: str, pattern: str | None) -> Clip:
-    *above, label = files[0].parts[:depth]
+    folders = files[0].parts[:-1]
+    label = "".join(folders[depth - 1 : depth])
+    labels = {target: label} if label and label.lower() not in UNLABELLED else {}
     media = {MEDIUM_OF[path.suffix.lower()]: root / path for path in files}
-    clip = Clip(name, media, {target: label}, _group(files[0], name, pattern))
-    return OUTER[outer](root, clip, "".join(above))
+    return OUTER[outer](root, Clip(name, media, labels, _group(files[0], name, pattern)), "".join(folders[: depth - 1]))
 
 
 def _of_domain(root: Path, clip: Clip, name: str) -> Clip:
@@ -245,6 +260,13 @@ def _group(path: Path, name: str, pattern: str | None) -> str:
     if pattern and group is None:
         raise UserError(f"tree: group_pattern {pattern!r} finds no group in {path.as_posix()}; it must fit every file name")
     return group or name
+
+
+def _unlabelled(root: Path, clips: list[Clip], bare: list[str]) -> list[tuple[str, str]]:
+    """What was taken for clips without a label, of which a folder's name or depth alone speaks, must be said."""
+    count = sum(not clip.labels for clip in clips)
+    below = f"straight in {', '.join(bare)}, beside domains with class folders" if bare else f"in a folder called {UNLABELLED[0]}"
+    return [(str(root), f"note: {count} of {len(clips)} clips have no label, for they lie {below}")] if count else []
 
 
 def _outside(root: Path, relative: list[Path], placed: set[Path]) -> list[tuple[str, str]]:

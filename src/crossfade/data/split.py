@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Literal
@@ -150,7 +150,7 @@ def _ordered(clips: list[Clip]) -> list[Clip]:
     return sorted(clips, key=lambda clip: (clip.id, clip.group, sorted(map(str, clip.media.values())), clip.span[0]))
 
 
-def _labels(clips: list[Clip], target: str | None) -> list[str]:
+def _labels(clips: Iterable[Clip], target: str | None) -> list[str]:
     return [clip.labels[target] for clip in clips if target in clip.labels] if target else []
 
 
@@ -325,10 +325,17 @@ def _shared(sides: dict[str, list[Clip]], *, may_share: bool) -> list[str]:
     return heard[:1]
 
 
+def absent_classes(wanted: Iterable[Clip], there: Iterable[Clip], target: str | None) -> list[str]:
+    """The classes of which there are clips among those `wanted` and not among those `there`, sorted."""
+    return sorted(_classes(wanted, target) - _classes(there, target))
+
+
+def _classes(clips: Iterable[Clip], target: str | None) -> set[str]:
+    return {kind for label in _labels(clips, target) for kind in _kinds(label)} - {SEVERAL}
+
+
 def _absent(sides: dict[str, list[Clip]], target: str | None) -> list[str]:
     """Warnings for classes that are not in train, or not in a test that there is."""
-    there = {side: {kind for label in _labels(clips, target) for kind in _kinds(label)} - {SEVERAL} for side, clips in sides.items()}
-    classes = sorted(set().union(*there.values()))
-    looked_at = [side for side in ("train", "test") if sides[side]]
-    lacking = {side: [label for label in classes if label not in there[side]] for side in looked_at}
-    return [f"{target}: no clip of class {', '.join(labels)} is in {side}" for side, labels in lacking.items() if labels]
+    everywhere = [clip for clips in sides.values() for clip in clips]
+    absent = {side: absent_classes(everywhere, sides[side], target) for side in ("train", "test") if sides[side]}
+    return [f"{target}: no clip of class {', '.join(labels)} is in {side}" for side, labels in absent.items() if labels]
