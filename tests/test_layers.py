@@ -20,7 +20,7 @@ LADDER = [
     ISLANDS | {"recipes"},
     {"recipe"},
     {"build"},
-    {"judge", "shelf", "screen", "sketch"},
+    {"judge", "learnt", "shelf", "screen", "sketch"},
     {"activations", "explanation"},
     {"feed", "readiness"},
     {"work"},

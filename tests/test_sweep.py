@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from pathlib import Path
 
@@ -190,3 +191,8 @@ def test_seeds_that_split_anew_are_said_to(place: Path, demo_clips: Path, tmp_pa
 def test_over_and_resume_do_not_go_together(tmp_path: Path):
     said = crossfade("train", "--resume", tmp_path, "--over", "seed=0,1")
     assert said.code == 2 and "takes nothing else" in said.err
+
+
+def test_a_run_without_the_number_has_none():
+    """The test of one class alone has no AUROC."""
+    assert math.isnan(sweep._score({"test": {"auroc": None}}, "auroc"))

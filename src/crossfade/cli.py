@@ -118,7 +118,7 @@ def find_rate(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A finished run.")],
     overrides: Overrides = None,
-    split: Annotated[str, typer.Option(help="train, val or test of the run's own corpus.")] = "test",
+    split: Annotated[str, typer.Option(help="train, val or test of the run's own corpus, or source where it has domains.")] = "test",
     data: Data = None,
     out: Annotated[Path | None, typer.Option(help="Write the predictions to this CSV.")] = None,
     segments: Annotated[int, typer.Option(min=1, help="Judge each clip in so many stretches of time, put together.")] = 1,
@@ -133,7 +133,7 @@ def evaluate(
 
         tasks.ready("evaluate", run)
 
-    if split not in ("train", "val", "test"):
+    if split not in ("train", "val", "test") and (split != "source" or tasks.of_run(run) != tasks.CLASSIFICATION):
         raise UserError(f"--split: found {split!r}; one of train, val, test")
     if results and segments == 1:
         raise UserError("--results: is of segments; say --segments N too")

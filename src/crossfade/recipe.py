@@ -120,6 +120,16 @@ def _keep_imagenet(raw: Mapping[str, Any], before: Mapping[str, Any]) -> None:
             spec["weights"] = "imagenet"
 
 
+def without_training(raw: dict[str, Any], *, alone: bool = False) -> dict[str, Any]:
+    """The recipe without what only training sees, whose files (noises, say) need not be here; `alone`: nor the conditions of its corpus."""
+    dropped = ("views", "degrade") if alone else ("views",)
+    try:
+        phases = [{key: value for key, value in phase.items() if key not in ("sees", "views")} for phase in raw["phases"]]
+        return {**raw, "data": {key: value for key, value in raw["data"].items() if key not in dropped}, "phases": phases}
+    except (KeyError, TypeError, AttributeError):
+        return raw  # which resolving will find wanting
+
+
 def resolve(raw: dict[str, Any], where: str = "recipe") -> Recipe:
     """Check plain data and write every default out."""
     try:

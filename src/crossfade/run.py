@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from crossfade import build, explanation, judge, settings
+from crossfade import build, explanation, judge, learnt, settings
 from crossfade import recipe as recipes
 from crossfade.clip import Clip, Corpus, UserError
 from crossfade.data.check import Findings
@@ -22,6 +22,7 @@ from crossfade.data.intake import Intake
 from crossfade.data.labels import names_in
 from crossfade.data.mel import SHARED
 from crossfade.data.segments import sample_of, segments
+from crossfade.data.split import SPLITS
 from crossfade.deploy import bundle as bundles
 from crossfade.deploy import exported
 from crossfade.deploy.bundle import Bundle
@@ -108,7 +109,7 @@ def _go_on(recipe: Recipe, folder: Path, screen: Terminal, command: str = "") ->
     from crossfade.work import Work  # Accelerate, which only training needs, takes long to import
 
     corpus = build.corpus(recipe)
-    splits = build.splits(recipe, corpus.clips)
+    splits = learnt.kept_apart(recipe, corpus.clips, build.splits(recipe, corpus.clips))
     screen.log_to(folder / bundles.LOG)
     with stopping() as stop:
         work = Work(recipe, corpus, folder, screen, stop, command)
@@ -168,7 +169,7 @@ def _fed(raw: Any, where: str, overrides: Sequence[str], corpus: Path | None, al
     if corpus:
         recipes.point_at(raw, corpus)
     settings.override(raw, [override for override in overrides if override not in kinds])
-    recipe = recipes.resolve(_without_training(raw, alone), where)
+    recipe = recipes.resolve(recipes.without_training(raw, alone=alone), where)
     for name, stream in recipe.data.streams.items():
         if stream.get("band") == SHARED:
             raise UserError(f"data.streams.{name}.band: found {SHARED!r}; a finished run hears what it learnt with: [low, high], or null")
@@ -179,16 +180,6 @@ def _rebuilt(bundle: Bundle, recipe: Recipe) -> Fused:
     model = build.model(recipe, bundle.classes, pretrained=False)
     bundle.load_into(model)
     return model
-
-
-def _without_training(raw: dict[str, Any], alone: bool) -> dict[str, Any]:
-    """The recipe without what only training sees, whose files (noises, say) need not be here."""
-    dropped = ("views", "degrade") if alone else ("views",)
-    try:
-        phases = [{key: value for key, value in phase.items() if key not in ("sees", "views")} for phase in raw["phases"]]
-        return {**raw, "data": {key: value for key, value in raw["data"].items() if key not in dropped}, "phases": phases}
-    except (KeyError, TypeError, AttributeError):
-        return raw  # which resolving will find wanting
 
 
 @dataclass(frozen=True)
@@ -210,9 +201,13 @@ def assess(
     screen: Terminal | None = None,
 ) -> Assessed:
     """A bundle's answers about a split of its own corpus, or all of another; of each clip's `pieces` in time, where there are several."""
-    opened = open_run(folder, overrides, corpus=corpus)
+    opened, screen = open_run(folder, overrides, corpus=corpus), screen or Terminal()
     found, clips = own_clips(opened, split, whole=corpus is not None)
-    intake = take_in(opened.desk, found, segments(clips, pieces) if pieces > 1 else clips, screen or Terminal())
+    if corpus or (overrides and split != "train"):  # its own split, as it was, keeps them apart
+        flattered = learnt.warning(clips, opened.bundle.recipe, opened.bundle.folder, opened.recipe, found.clips)
+        if flattered:
+            screen.warn(flattered)
+    intake = take_in(opened.desk, found, segments(clips, pieces) if pieces > 1 else clips, screen)
     tables = judge.predictions(opened.desk, opened.model, intake.clips, intake, split)
     target = opened.recipe.targets[0]
     if not len(tables[target].known()):
@@ -222,9 +217,11 @@ def assess(
 
 def own_clips(opened: Opened, split: str, *, whole: bool = False) -> tuple[Corpus, list[Clip]]:
     """The corpus that a run is fed, and its clips of a split, or all of them. UserError where it has none, or classes that are unknown."""
+    if split not in SPLITS and not (split == learnt.ASIDE and opened.recipe.data.domains):
+        raise UserError(f"--split: found {split!r}; one of {', '.join(SPLITS)}")
     found = build.corpus(opened.recipe)
     _known_classes(found, opened)
-    clips = found.clips if whole else getattr(build.splits(opened.recipe, found.clips)[0], split)
+    clips = found.clips if whole else getattr(build.splits(opened.recipe, found.clips)[0], learnt.SIDES[split])
     if not clips:
         raise UserError(f"{opened.bundle.folder}: its data.split leaves no clip to {split}")
     return found, clips
