@@ -95,7 +95,8 @@ def test_masks_fall_within_the_band_alone():
 @pytest.mark.parametrize(
     ("band", "said"),
     [
-        ((7900.0, 8000.0), r"log_mel.band: found \(7900.0, 8000.0\); no filter is centred there"),
+        ((7900.0, 8000.0), r"log_mel.band: found \(7900.0, 8000.0\); no filter is centred there, the nearest at \d+, \d+ Hz"),
+        ((300.0, 12000.0), r"there is nothing above rate / 2 = 8000 Hz"),
         ("[4000, 300]", r"data.streams.audio.band: found \[4000, 300\]; 0 ≤ low < high is needed"),
         ("[-5, 300]", "0 ≤ low < high is needed"),
         ("[.nan, 300]", "0 ≤ low < high is needed"),

@@ -452,6 +452,19 @@ def test_before_and_after_adaptation_say_whether_it_helped():
     assert "Adaptation made no difference that these clips can show" in render_report(coughs(before=test))
 
 
+def test_before_and_after_on_clips_of_one_class_leave_out_what_is_not_defined():
+    test, worse = coughs().predictions.where(split="test"), table(count=150, classes=COUGH, seed=1, strength=-0.5, groups=30)
+    both, alone = ([row["label"] for row in _rows(after, worse)] for after in (test, test.select(test.true == 1)))
+    assert len(both) == len(alone) + 1 and set(both) - set(alone) == {"Area under the ROC curve (AUROC)"}
+
+
+def _rows(after: Predictions, before: Predictions) -> list[dict]:
+    from crossfade.evaluation import adaptation
+
+    there = np.isin(before.clip, after.clip)
+    return [vars(row) for row in adaptation.section(before.select(there), after)["rows"]]
+
+
 def test_the_source_is_shown_under_its_own_name():
     found = summary(table(count=80, classes=COUGH, seed=4), resamples=50)
     text = Page(render_report(coughs(source=found, source_name="call <centre>", heard=["audio: hears 144 to 3837 Hz alone"]))).text

@@ -114,7 +114,7 @@ def test_what_is_said_and_drawn(run, minute, tmp_path):
     rows = list(events(run, [minute], window=0.64, picture=tmp_path / "pictures", screen=screen))
     assert [set(row) for row in rows] == [{"clip", "start", "end", "class", "probability"}] * len(rows)
     assert screen.told[0].startswith("listening for beep from 0.") and screen.told[0].endswith("; background: hiss")
-    assert screen.told[1:] == [f"{len(rows)} events in 1 recordings"]
+    assert screen.told[1:] == [f"{len(rows)} events in 1 recording"]
     drawn = (tmp_path / "pictures" / "minute.wav.svg").read_text()
     assert drawn.startswith("<svg") and drawn.count('class="event"') >= len(rows) and 'opacity="0.6"' in drawn
 
@@ -157,7 +157,7 @@ def test_nothing_found_is_a_header(run, tmp_path):
     soundfile.write(tmp_path / "calm.wav", hiss(5, np.random.default_rng(5)), RATE)
     screen = Listening()
     text = table(events(run, [tmp_path / "calm.wav"], window=0.64, screen=screen))
-    assert text == "clip,start,end,class,probability,error\n" and screen.told[-1] == "no events in 1 recordings"
+    assert text == "clip,start,end,class,probability,error\n" and screen.told[-1] == "no events in 1 recording"
     assert list(csv.DictReader(io.StringIO(table([{"clip": "a", "start": 1.5, "end": 2, "class": "beep", "probability": 0.75}])))) == [
         {"clip": "a", "start": "1.5", "end": "2", "class": "beep", "probability": "0.75", "error": ""}
     ]

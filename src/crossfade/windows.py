@@ -87,7 +87,8 @@ def events(
     screen.left_out([*failed, *missing])
     if len(failed) == len(corpus.clips):
         raise UserError("none of these clips can be read")
-    screen.say(f"{count or 'no'} {'event' if count == 1 else 'events'} in {len(corpus.clips) - len(failed)} recordings")
+    read = len(corpus.clips) - len(failed)
+    screen.say(f"{count or 'no'} {'event' if count == 1 else 'events'} in {read} {'recording' if read == 1 else 'recordings'}")
 
 
 def table(rows: Iterable[Mapping[str, Any]]) -> str:

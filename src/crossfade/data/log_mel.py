@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from crossfade.clip import Clip, Spec, UserError
 from crossfade.data.augment import Augmentation, apply
-from crossfade.data.mel import FLOORS, LOGARITHMS, Band, Levelled, mel_bank, mel_centres, within
+from crossfade.data.mel import FLOORS, LOGARITHMS, SHARED, Band, Levelled, mel_bank, mel_centres, within
 from crossfade.data.streams import Waveform, waveform
 
 
@@ -127,6 +127,8 @@ def log_mel(
         raise UserError(f"log_mel.seconds: {seconds:g} s are {sound.samples} samples; more than n_fft / 2 = {n_fft // 2} are needed")
     if not 0 <= low < top <= rate / 2:
         raise UserError(f"log_mel: low {low:g}, high {top:g} Hz; 0 ≤ low < high ≤ rate / 2 = {rate / 2:g} is needed")
+    if not (band is None or band == SHARED) and band[1] > rate / 2:
+        raise UserError(f"log_mel.band: found {band}; at {rate} samples a second there is nothing above rate / 2 = {rate / 2:g} Hz")
     if floor is not None and floor <= 0:
         raise UserError(f"log_mel.floor: {floor:g}; it must be above 0, the logarithm of silence is not finite")
     if top_db is not None and (top_db <= 0 or log != "db"):
@@ -136,7 +138,8 @@ def log_mel(
     centres = mel_centres(mels=mels, low=low, high=top, scale=scale)
     heard = within(centres, band)
     if not heard.any():
-        raise UserError(f"log_mel.band: found {band}; no filter is centred there, they lie from {centres[0]:.0f} to {centres[-1]:.0f} Hz")
+        near = ", ".join(f"{centre:.0f}" for centre in np.sort(centres[np.argsort(np.abs(centres - np.mean(band)))[:2]]))  # type: ignore[arg-type]
+        raise UserError(f"log_mel.band: found {band}; no filter is centred there, the nearest at {near} Hz")
     bank = mel_bank(rate=rate, n_fft=n_fft, mels=mels, low=low, high=top, scale=scale) * torch.from_numpy(heard)
     left = (n_fft - window) // 2
     taper = pad(torch.hann_window(window, periodic=True), (left, n_fft - window - left))

@@ -29,9 +29,11 @@ class Change:
 
 def section(before: Answers, after: Answers, *, seed: int = 0) -> dict:
     """Both models on the clips both judged: rows, a chart of the differences and a verdict. UserError where they cannot be compared."""
-    found = [paired(after, before, name, names=(AFTER, BEFORE), seed=seed) for name in COMPARED]
+    once = after.evidence().once()
+    defined = [name for name in COMPARED if METRICS[name].defined(once)]  # AUROC of one class is not
+    found = [paired(after, before, name, names=(AFTER, BEFORE), seed=seed) for name in defined]
     return {
-        "verdict": verdict(found[COMPARED.index(JUDGED_BY)]),
+        "verdict": verdict(found[defined.index(JUDGED_BY)]),
         "rows": [_change(one) for one in found],
         "chart": _chart(found),
         "clips": found[0].n_clips,
