@@ -19,9 +19,6 @@ from crossfade.evaluation.tables import read as read_table
 from crossfade.recipe import Recipe
 
 WHOLE = "heads"  # the part of `model.init` that only a run begun with all of another's weights names, as --from does
-ASIDE = "source"  # the split of the source domain's own test clips
-SIDES = {"train": "train", "val": "val", "test": "test", ASIDE: "aside"}  # split, as predictions.csv says it -> of Splits
-
 
 Heard = set[Any]  # recordings
 
@@ -40,12 +37,12 @@ def heard_by(folder: Path, text: str, recipe: Recipe, corpus: Sequence[Clip]) ->
                 own = build.corpus(theirs).clips
             except (UserError, OSError):
                 gone = True
-        sides = build.splits(theirs, own)[0]
-        if not _as_judged(sides, folder / bundles.PREDICTIONS, needed=gone):
+        splits = build.splits(theirs, own)[0]
+        if not _as_judged(splits, folder / bundles.PREDICTIONS, needed=gone):
             return None
     except (UserError, OSError):
         return None
-    heard = {_what(clip) for clip in sides.train if any(target in clip.labels for target in theirs.targets)}
+    heard = {_what(clip) for clip in splits.train if any(target in clip.labels for target in theirs.targets)}
     for run in _begun_with(theirs):  # and what those before it had learnt from, as far as they are there
         heard |= heard_by(run, bundles.read_text(run / bundles.RECIPE), recipe, corpus) or set()
     return heard
@@ -55,11 +52,11 @@ def _resolved(text: str, folder: Path) -> Recipe:
     return recipes.resolve(recipes.without_training(settings.read(text, str(folder))), str(folder))
 
 
-def _as_judged(sides: Splits, path: Path, *, needed: bool) -> bool:
+def _as_judged(splits: Splits, path: Path, *, needed: bool) -> bool:
     """Whether every clip that the run was judged on is on the side where it was; a corpus that changed since is split otherwise."""
     if not path.is_file():
         return not needed
-    there = {name: {clip.id for clip in getattr(sides, side)} for name, side in SIDES.items()}
+    there = {name: {clip.id for clip in clips} for name, clips in splits.sides.items()}
     table = read_table(path)
     return all(clip in there.get(split, ()) for clip, split in zip(table.clip, table.split, strict=True))
 
@@ -96,7 +93,7 @@ def kept_apart(recipe: Recipe, corpus: Sequence[Clip], splits: Sequence[Splits])
         wholly, text = run in _begun_with(recipe, whole=True), bundles.read_text(run / bundles.RECIPE)
         heard = heard_by(run, text, recipe, corpus)
         for split, warnings in zip(splits, found, strict=True):
-            judged = {name: getattr(split, side) for name, side in SIDES.items() if name != "train" and getattr(split, side)}
+            judged = {name: clips for name, clips in split.sides.items() if name != "train" and clips}
             counts = {name: _among(clips, heard or set()) for name, clips in judged.items()}
             shared = [f"{count} of {len(judged[name])} {name} clips" for name, count in counts.items() if count]
             if shared and wholly:

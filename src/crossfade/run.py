@@ -22,7 +22,7 @@ from crossfade.data.intake import Intake
 from crossfade.data.labels import names_in
 from crossfade.data.mel import SHARED
 from crossfade.data.segments import sample_of, segments
-from crossfade.data.split import SPLITS
+from crossfade.data.split import ASIDE, SPLITS
 from crossfade.deploy import bundle as bundles
 from crossfade.deploy import exported
 from crossfade.deploy.bundle import Bundle
@@ -217,11 +217,11 @@ def assess(
 
 def own_clips(opened: Opened, split: str, *, whole: bool = False) -> tuple[Corpus, list[Clip]]:
     """The corpus that a run is fed, and its clips of a split, or all of them. UserError where it has none, or classes that are unknown."""
-    if split not in SPLITS and not (split == learnt.ASIDE and opened.recipe.data.domains):
+    if split not in SPLITS and not (split == ASIDE and opened.recipe.data.domains):
         raise UserError(f"--split: found {split!r}; one of {', '.join(SPLITS)}")
     found = build.corpus(opened.recipe)
     _known_classes(found, opened)
-    clips = found.clips if whole else getattr(build.splits(opened.recipe, found.clips)[0], learnt.SIDES[split])
+    clips = found.clips if whole else build.splits(opened.recipe, found.clips)[0].sides[split]
     if not clips:
         raise UserError(f"{opened.bundle.folder}: its data.split leaves no clip to {split}")
     return found, clips

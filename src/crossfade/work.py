@@ -103,8 +103,7 @@ class Work:
         self.screen.judged_by(recipe.select, METRICS[recipe.select].label)
         desk = judge.open_desk(recipe, {target: self.corpus.classes[target] for target in recipe.targets}, accelerator.device)
         intake = self._take_in(desk, split)
-        sides = {"train": split.train, "val": split.val, "test": split.test, "source": split.aside}
-        parts = {name: [clip for clip in side if clip.id in intake.streams] for name, side in sides.items()}
+        parts = {name: [clip for clip in side if clip.id in intake.streams] for name, side in split.sides.items()}
         readiness.refuse_empty(parts, recipe, desk.classes)
         readiness.refuse_deaf(parts["train"], intake, desk)
         desk, bands = self._settle_bands(desk, parts["train"], intake)

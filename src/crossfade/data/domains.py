@@ -48,7 +48,7 @@ def split_across(clips: Sequence[Clip], domains: Domains, split: Split, label: s
     target = _said_of(theirs, split, [domains.hidden(clip) for clip in by_number[TARGET]])
     train = [*source.train, *(known[clip.id] if domains.shown(clip) else clip for clip in target.train)]
     test = [known[clip.id] for clip in target.test]
-    absent = [*_untaught(clips, by_number[SOURCE], train, label), *_untested(theirs, train, test, label)]
+    absent = [*_untaught(clips, [*by_number[SOURCE], *train], label), *_untested(theirs, train, test, label)]
     warnings = [*source.warnings, *target.warnings, *absent, *_heard(source.train, target)]
     return Splits(train, [*source.val, *target.val], test, warnings, source.test)
 
@@ -62,9 +62,9 @@ def _said_of(side: str, split: Split, clips: list[Clip]) -> Splits:
     return replace(made, warnings=[f"{side}: {warning}" for warning in made.warnings])
 
 
-def _untaught(clips: Iterable[Clip], source: Iterable[Clip], train: Iterable[Clip], label: str | None) -> list[str]:
-    """Classes that the corpus has and the source has not; what its split keeps from training is said there."""
-    lost = [name for name in absent_classes(clips, train, label) if name in absent_classes(clips, source, label)]
+def _untaught(clips: Iterable[Clip], teaching: Iterable[Clip], label: str | None) -> list[str]:
+    """Classes that the corpus has and those clips have not: all of the source, for what its split keeps from training is said there."""
+    lost = absent_classes(clips, teaching, label)
     return [f"{label}: no clip of the source is of class {', '.join(lost)}, so no training clip teaches it"] if lost else []
 
 

@@ -209,7 +209,7 @@ def _bare(usable: list[Path]) -> list[str]:
     """
     direct = {path.parts[0] for path in usable if len(path.parts) == 2}
     deep = {path.parts[0] for path in usable if len(path.parts) > 2}
-    return sorted(direct - deep) if deep and not all(map(_is_split, direct | deep)) and not direct & deep else []
+    return sorted(direct) if deep and not all(map(_is_split, direct | deep)) and not direct & deep else []
 
 
 def _is_split(name: str) -> bool:

@@ -15,6 +15,7 @@ from crossfade.data.labels import names_in
 from crossfade.data.ravdess import RAVDESS_FOLDS
 
 SPLITS = ("train", "val", "test")
+ASIDE = "source"  # what `Splits.aside` is called, in predictions.csv too
 HEARD = "speakers in {} were heard in training"
 FoldLists = Sequence[Sequence[str | int]]
 
@@ -28,6 +29,11 @@ class Splits:
     test: list[Clip]
     warnings: list[str] = field(default_factory=list)
     aside: list[Clip] = field(default_factory=list)  # judged too, under a name of their own: test clips of the domain trained on
+
+    @property
+    def sides(self) -> dict[str, list[Clip]]:
+        """Name -> clips, of all four."""
+        return {**{name: getattr(self, name) for name in SPLITS}, ASIDE: self.aside}
 
     def counts(self, target: str, *, several: bool = False) -> dict[str, dict[str, int]]:
         """split -> class -> number of clips, every class in each split; clips of unknown label are left out.
